@@ -1,0 +1,26 @@
+"""The errors that etascope raises on purpose: one sentence each: what is wrong, where, what to do.
+
+A failed *trial* is never one of these: it is a value in the records (see `etascope.records`).
+"""
+
+
+class EtascopeError(Exception):
+    """The base of every error that etascope raises on purpose."""
+
+
+class UsageError(EtascopeError, ValueError):
+    """Something the caller passed cannot work; raised at the door, before any training.
+
+    On the command line this is exit status 2.
+    """
+
+
+class DataError(UsageError):
+    """A data file is not what its name promises; the message names the file and the byte offset."""
+
+
+class StudyError(EtascopeError):
+    """A study directory cannot be read, written or continued.
+
+    On the command line this is exit status 1.
+    """
