@@ -1,0 +1,68 @@
+"""etascope finds, shows and explains the learning rate of a neural network.
+
+Names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from etascope.coordinator import sweep
+    from etascope.errors import DataError, EtascopeError, StudyError, UsageError
+    from etascope.optim.adam import Adam
+    from etascope.plan import Plan, logspace
+    from etascope.problems.problem import Problem
+    from etascope.problems.registry import get_problem
+    from etascope.report.html import report
+    from etascope.report.plots import plot
+    from etascope.study import Study, open_study
+
+_HOMES = {
+    "Adam": "optim.adam",
+    "DataError": "errors",
+    "EtascopeError": "errors",
+    "Plan": "plan",
+    "Problem": "problems.problem",
+    "Study": "study",
+    "StudyError": "errors",
+    "UsageError": "errors",
+    "get_problem": "problems.registry",
+    "logspace": "plan",
+    "open_study": "study",
+    "plot": "report.plots",
+    "report": "report.html",
+    "sweep": "coordinator",
+}
+
+__all__ = [
+    "Adam",
+    "DataError",
+    "EtascopeError",
+    "Plan",
+    "Problem",
+    "Study",
+    "StudyError",
+    "UsageError",
+    "get_problem",
+    "logspace",
+    "open_study",
+    "plot",
+    "report",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'etascope' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"etascope.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

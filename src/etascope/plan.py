@@ -1,0 +1,230 @@
+"""How trials are trained: the `Plan`, and the grammar of learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from etascope.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    OptimizerFactory = Callable[[nn.Module, float], Optimizer]
+    ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
+
+SCHEDULES = ("constant", "cosine", "step", "linear-warmup", "one-cycle")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How every trial of a study is trained; the learning rate and the seed come on top.
+
+    Args:
+        steps: the horizon: how many optimizer steps a full training has, >= 1.
+        optimizer: a name of `etascope.optim.registry`, or a factory `(model, lr) -> Optimizer`.
+        schedule: `constant`, `cosine` (to 0), `step` (a tenth after each third), `linear-warmup`
+            (over the first tenth) or `one-cycle`, all of them torch's own, or a factory
+            `(optimizer, steps) -> LRScheduler`. The learning rate of a trial is the peak.
+        clip: the largest gradient norm, or None.
+        accumulate: batches whose gradients are averaged for one step, >= 1.
+        weight_decay: handed to a named optimizer; None for that optimizer's own default.
+        rungs: the steps at which trials are evaluated and saved, which bounds what a kill can
+            cost. By default every tenth of the horizon; the horizon is always one.
+        probe_every: the metric of the training batch is recorded every so many steps.
+        rung_examples: held-out examples used at rungs (all of them at the horizon).
+
+    Raises:
+        UsageError: if a value is out of its range; the message names it.
+    """
+
+    steps: int
+    optimizer: str | OptimizerFactory = "adam"
+    schedule: str | ScheduleFactory = "constant"
+    clip: float | None = None
+    accumulate: int = 1
+    weight_decay: float | None = None
+    rungs: tuple[int, ...] = ()
+    probe_every: int = 10
+    rung_examples: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "probe_every", "rung_examples"):
+            _whole(name, getattr(self, name), least=1)
+        if self.clip is not None:
+            _positive("clip", self.clip)
+        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
+            raise UsageError(f"weight_decay is {self.weight_decay!r}; it must be 0 or more")
+        if isinstance(self.optimizer, str):
+            from etascope.optim.registry import get_optimizer
+
+            get_optimizer(self.optimizer)
+        elif self.weight_decay is not None:
+            raise UsageError("weight_decay goes with a named optimizer; set it in your factory")
+        if isinstance(self.schedule, str) and self.schedule not in SCHEDULES:
+            raise UsageError(
+                f"no schedule is called {self.schedule!r}; choose from {', '.join(SCHEDULES)}"
+            )
+        tenths = (self.steps * k // 10 for k in range(1, 10))
+        rungs = {_whole("a rung", rung, least=1) for rung in self.rungs} or set(tenths)
+        inside = {rung for rung in rungs if 0 < rung < self.steps}
+        object.__setattr__(self, "rungs", (*sorted(inside), self.steps))
+
+    def make_optimizer(self, model: nn.Module, lr: float) -> Optimizer:
+        """A new optimizer for `model` at the peak rate `lr`."""
+        if not isinstance(self.optimizer, str):
+            return self.optimizer(model, lr)
+        from etascope.optim.registry import get_optimizer
+
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        return get_optimizer(self.optimizer).make(trainable, lr, self.weight_decay)
+
+    def make_schedule(self, optimizer: Optimizer) -> LRScheduler | None:
+        """A new scheduler for `optimizer`, or None for a constant rate."""
+        if not isinstance(self.schedule, str):
+            return self.schedule(optimizer, self.steps)
+        from torch.optim import lr_scheduler as torch_schedules
+
+        peaks = [float(group["lr"]) for group in optimizer.param_groups]
+        if self.schedule == "cosine":
+            return torch_schedules.CosineAnnealingLR(optimizer, T_max=self.steps)
+        if self.schedule == "step":
+            return torch_schedules.StepLR(optimizer, step_size=math.ceil(self.steps / 3))
+        if self.schedule == "linear-warmup":
+            warmup = math.ceil(self.steps / 10)
+            return torch_schedules.LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup)
+        if self.schedule == "one-cycle":
+            # torch's own needs two steps to have a phase at all.
+            total = max(self.steps, 2)
+            return torch_schedules.OneCycleLR(optimizer, peaks, total, cycle_momentum=False)
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as JSON values; a factory is named, never stored."""
+        return {
+            "steps": self.steps,
+            "optimizer": _name(self.optimizer),
+            "schedule": _name(self.schedule),
+            "clip": self.clip,
+            "accumulate": self.accumulate,
+            "weight_decay": self.weight_decay,
+            "rungs": list(self.rungs),
+            "probe_every": self.probe_every,
+            "rung_examples": self.rung_examples,
+        }
+
+
+def logspace(low: float, high: float, count: int) -> tuple[float, ...]:
+    """`count` rates from `low` to `high`, both included, equally spaced in log rate.
+
+    The rates between the ends are rounded to six significant digits, so that they can be typed.
+
+    >>> logspace(1e-3, 1, 4)
+    (0.001, 0.01, 0.1, 1.0)
+    """
+    low, high = _positive("the lowest rate", low), _positive("the highest rate", high)
+    _whole("the number of rates", count, least=1)
+    if count == 1 and low != high:
+        raise UsageError(f"one rate cannot span {low:g} to {high:g}; ask for at least two")
+    if count == 1:
+        return (low,)
+    ratio = math.log(high / low) / (count - 1)
+    inner = (float(f"{low * math.exp(ratio * k):.6g}") for k in range(1, count - 1))
+    return (low, *inner, high)
+
+
+def parse_lrs(texts: Iterable[str]) -> tuple[float, ...]:
+    """Read rates as the command line takes them: `0.5,0.001`, or `1e-5:1:11` (log-spaced).
+
+    >>> parse_lrs(["0.5,0.001", "1e-2:1:3"])
+    (0.5, 0.001, 0.01, 0.1, 1.0)
+
+    Raises:
+        UsageError: naming the text that is no rate.
+    """
+    rates: list[float] = []
+    for part in (part.strip() for text in texts for part in text.split(",")):
+        try:
+            if ":" in part:
+                low, high, count = part.split(":")
+                rates.extend(logspace(float(low), float(high), int(count)))
+            else:
+                rates.append(float(part))
+        except UsageError:
+            raise
+        except ValueError:
+            raise UsageError(
+                f"{part!r} is no learning rate; write 0.001, or LOW:HIGH:COUNT such as 1e-5:1:11"
+            ) from None
+    return tuple(rates)
+
+
+def check_targets(lrs: Iterable[float] | Mapping[float, int], steps: int) -> dict[float, int]:
+    """The step that each rate is trained to, in the order given.
+
+    Args:
+        lrs: rates, each trained to the horizon, or a mapping from rate to the step it stops at.
+        steps: the horizon.
+
+    Raises:
+        UsageError: for no rate, a rate that is not a positive finite number, a duplicate, or a
+            step beyond the horizon.
+    """
+    if isinstance(lrs, (str, float, int)):
+        raise UsageError(f"lrs is {lrs!r}; pass a list of rates such as [{lrs}]")
+    rates = list(lrs)
+    if not rates:
+        raise UsageError("there is no learning rate to train; pass at least one")
+    targets: dict[float, int] = {}
+    for given in rates:
+        lr = _positive("a learning rate", given)
+        if lr in targets:
+            raise UsageError(f"the learning rate {lr:g} is given twice; name each once")
+        target = lrs[given] if isinstance(lrs, Mapping) else steps
+        if _whole(f"the step of rate {lr:g}", target, least=1) > steps:
+            raise UsageError(f"rate {lr:g} is to stop at {target}, beyond the horizon {steps}")
+        targets[lr] = target
+    return targets
+
+
+def check_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
+    """The seeds of a study: `3` means 0, 1 and 2; or name each.
+
+    >>> check_seeds(3)
+    (0, 1, 2)
+    """
+    if isinstance(seeds, bool) or not isinstance(seeds, (int, Iterable)):
+        raise UsageError(f"seeds is {seeds!r}; pass how many, or a list of whole numbers")
+    if isinstance(seeds, int):
+        return tuple(range(_whole("seeds", seeds, least=1)))
+    chosen = tuple(_whole("a seed", seed, least=0) for seed in seeds)
+    if not chosen or len(set(chosen)) != len(chosen):
+        raise UsageError("seeds must name at least one seed, each once")
+    return chosen
+
+
+def _whole(name: str, value: object, *, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{name} is {value!r}; it must be a whole number of {least} or more")
+    return value
+
+
+def _positive(name: str, value: object) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, (bool, str)) or not 0 < number < math.inf:
+        raise UsageError(f"{name} is {value!r}; it must be a positive, finite number")
+    return number
+
+
+def _name(choice: object) -> str:
+    if isinstance(choice, str):
+        return choice
+    module = getattr(choice, "__module__", None) or "?"
+    return f"{module}:{getattr(choice, '__qualname__', type(choice).__qualname__)}"

@@ -1,0 +1,258 @@
+"""The door: run each part of a problem once, name the one that does not work, before any training.
+
+`inspect` also works out what later decisions rest on: the loss of knowing nothing and a
+fingerprint by which a study recognises its problem.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from etascope.errors import EtascopeError, UsageError
+from etascope.problems.batches import Batch, examples_in, tensors_of
+from etascope.problems.problem import Problem, evaluating
+from etascope.randomness import restored_randomness, seed_everything
+from etascope.records import Chance, ProblemFacts
+
+SMOOTH = 1e-12  # the share given to a class that never occurs, so that its log is finite
+
+
+def inspect(problem: Problem, rung_examples: int) -> ProblemFacts:
+    """Check a problem and gather its facts.
+
+    One model is built twice from seed 0, and one batch is passed forward and backward, so this
+    costs about two steps and one look at the held-out targets.
+
+    Raises:
+        UsageError: naming the part (model, train, loss, metric, valid) and what is wrong with it.
+    """
+    with restored_randomness(problem.torch_device):
+        model, again = (_build(problem) for _ in range(2))
+        if not _same_weights(model, again):
+            raise UsageError(
+                "the model factory built two different models under one seed; "
+                "draw its weights from torch's, numpy's or Python's global generator"
+            )
+        batch = _first_batch(problem, "train")
+        with _named("loss"):
+            first = _loss(problem, model, batch)
+            second = _loss(problem, again, batch)
+        if not math.isclose(first, second, rel_tol=0 if _on_cpu(problem) else 1e-4):
+            raise UsageError(
+                f"the loss gave {first!r} and then {second!r} for the same weights, batch and "
+                "seed; make it a function of (model, batch) and torch's generators alone"
+            )
+        if not math.isfinite(first):
+            raise UsageError(
+                f"the loss of the untrained model is {first!r}; check the data and the loss"
+            )
+        held_out = _first_batch(problem, "valid")
+        if problem.metric is not None:
+            with _named("metric"), evaluating(model):
+                problem.measure(model, held_out, examples_in(held_out))
+        chance = _chance(problem, _build(problem), held_out, rung_examples)
+    return ProblemFacts(
+        name=problem.name,
+        fingerprint=_fingerprint(_weights(model), batch, first),
+        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        batch_shapes=tuple(tuple(t.shape) for t in tensors_of(batch)),
+        metric=None if problem.metric is None else _metric_name(problem.metric),
+        higher_is_better=problem.higher_is_better,
+        device=str(problem.device),
+        chance=chance,
+    )
+
+
+def _metric_name(metric: object) -> str:
+    name = getattr(metric, "__name__", "metric")
+    return "metric" if name == "<lambda>" else str(name)
+
+
+@contextmanager
+def _named(part: str) -> Iterator[None]:
+    """Say which of the user's parts raised."""
+    try:
+        yield
+    except EtascopeError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise UsageError(f"the {part} raised {type(error).__name__}: {text}") from error
+
+
+def _on_cpu(problem: Problem) -> bool:
+    return problem.torch_device.type == "cpu"
+
+
+def _build(problem: Problem) -> nn.Module:
+    with _named("model factory"):
+        model = problem.make_model(0)
+    parameters = list(model.parameters())
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in parameters):
+        raise UsageError("the model has lazy parameters; run one forward pass in its factory")
+    if not any(p.requires_grad for p in parameters):
+        raise UsageError("the model has no parameter to train")
+    return model
+
+
+def _first_batch(problem: Problem, split: str) -> Batch:
+    with _named(f"{split} data"):
+        seed_everything(problem.torch_device, 0, "batch")
+        source = problem.batches(0, 0) if split == "train" else problem.held_out("valid")
+        batch = next(iter(source), None)
+    if batch is None:
+        raise UsageError(f"{split} gives no batch")
+    return batch
+
+
+def _loss(problem: Problem, model: nn.Module, batch: Batch) -> float:
+    seed_everything(problem.torch_device, 0, "check")
+    loss = problem.loss(model, batch)
+    if not isinstance(loss, torch.Tensor):
+        raise UsageError(f"the loss returned a {type(loss).__name__}; it must be a scalar tensor")
+    if loss.ndim:
+        raise UsageError(
+            f"the loss returned a tensor of shape {tuple(loss.shape)}; take its mean over the batch"
+        )
+    if not loss.requires_grad:
+        raise UsageError("the loss does not depend on any parameter of the model it was given")
+    loss.backward()  # type: ignore[no-untyped-call]
+    if all(p.grad is None for p in model.parameters()):
+        raise UsageError("the loss gives no parameter of the model a gradient")
+    return float(loss.detach())
+
+
+def _weights(model: nn.Module) -> list[torch.Tensor]:
+    return [t.detach() for t in (*model.parameters(), *model.buffers())]
+
+
+def _same_weights(model: nn.Module, other: nn.Module) -> bool:
+    ours, theirs = _weights(model), _weights(other)
+    return len(ours) == len(theirs) and all(
+        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def _fingerprint(weights: list[torch.Tensor], batch: Batch, loss: float) -> str:
+    """SHA-256 over the initial weights, the first batch and the first loss.
+
+    The loss is rounded to four digits: another processor may add in another order.
+    """
+    digest = hashlib.sha256()
+    for tensor in (*weights, *tensors_of(batch)):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    digest.update(f"{loss:.4g}".encode())
+    return digest.hexdigest()
+
+
+# The loss of knowing nothing ------------------------------------------------------------------
+
+
+class _Constant(nn.Module):
+    """Predicts the same for every input."""
+
+    def __init__(self, prediction: torch.Tensor) -> None:
+        super().__init__()
+        self._prediction = prediction
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self._prediction.expand(len(inputs), *self._prediction.shape)
+
+
+def _chance(problem: Problem, model: nn.Module, batch: Batch, rung_examples: int) -> Chance:
+    targets = _targets(problem) if _is_pair(batch) else None
+    output = _output(model, batch) if targets is not None else None
+    majority: tuple[tuple[int, float], ...] = ()
+    constants: list[torch.Tensor] = []
+    if targets is not None:
+        classes = _are_classes(targets, output)
+        constants = _constants(targets, output, classes)
+        if classes and targets.ndim == 1:
+            majority = _majority(problem, targets, rung_examples)
+    if problem.chance is not None:
+        return Chance(problem.chance, "given", majority=majority)
+    evaluations = []
+    for constant in constants:
+        try:
+            evaluations.append(problem.evaluate(_Constant(constant), "valid", 0))
+        except Exception:  # noqa: BLE001 - such a loss looks inside the model
+            break
+    finite = [e for e in evaluations if math.isfinite(e.loss)]
+    if finite:
+        best = min(finite, key=lambda e: e.loss)
+        return Chance(best.loss, "constant prediction", best.batch_losses, majority)
+    with _named("loss, on the valid data,"):
+        initial = problem.evaluate(model, "valid", 0)
+    if not math.isfinite(initial.loss):
+        raise UsageError("the held-out loss of the untrained model is not finite; check valid")
+    return Chance(initial.loss, "initial loss", initial.batch_losses, majority)
+
+
+def _are_classes(targets: torch.Tensor, output: Any) -> bool:
+    """Whether targets are class numbers and the output one score a class, classes last."""
+    return (
+        not targets.is_floating_point()
+        and torch.is_tensor(output)
+        and output.shape[1:-1] == targets.shape[1:]
+        and output.ndim == targets.ndim + 1
+        and int(targets.min()) >= 0
+        and int(targets.max()) < output.shape[-1]
+    )
+
+
+def _constants(targets: torch.Tensor, output: Any, classes: bool) -> list[torch.Tensor]:
+    """The constant predictions that may be best: log class shares; the targets' mean or median."""
+    if classes:
+        shares = targets.long().flatten().bincount(minlength=output.shape[-1]) / targets.numel()
+        logits = shares.clamp_min(SMOOTH).log().to(output)
+        return [logits.expand(output.shape[1:])]
+    same = torch.is_tensor(output) and output.shape[1:] == targets.shape[1:]
+    if same and targets.is_floating_point():
+        return [targets.mean(0).to(output), targets.median(0).values.to(output)]
+    return []
+
+
+def _is_pair(batch: Batch) -> bool:
+    return (
+        isinstance(batch, (tuple, list))
+        and len(batch) == 2
+        and all(isinstance(part, torch.Tensor) and part.ndim for part in batch)
+        and len(batch[0]) == len(batch[1])
+    )
+
+
+def _targets(problem: Problem) -> torch.Tensor | None:
+    """All held-out targets, on the CPU; None where they do not stack."""
+    try:
+        return torch.cat([batch[1].cpu() for batch in problem.held_out("valid")])
+    except RuntimeError:
+        return None
+
+
+def _output(model: nn.Module, batch: Batch) -> Any:
+    try:
+        with evaluating(model):
+            return model(batch[0])
+    except Exception:  # noqa: BLE001 - the loss calls the model in a way of its own
+        return None
+
+
+def _majority(
+    problem: Problem, targets: torch.Tensor, rung_examples: int
+) -> tuple[tuple[int, float], ...]:
+    """The share of the most common class among all held-out examples and among those of a rung."""
+    at_rungs = sum(examples_in(batch) for batch in problem.held_out("valid", rung_examples))
+    shares = {
+        count: float(targets[:count].long().bincount().max()) / count
+        for count in (at_rungs, len(targets))
+    }
+    return tuple(sorted(shares.items()))

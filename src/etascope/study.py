@@ -1,0 +1,223 @@
+"""The reading side of a study: what was trained, what came of it, and what it means.
+
+Everything here is a function of the study directory; reading never trains, writes or imports
+anything that the directory names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etascope.diagnosis.verdict import judge
+from etascope.errors import StudyError, UsageError
+from etascope.journal import decode_burst, read_header, read_records, to_json
+from etascope.records import (
+    Burst,
+    Chance,
+    History,
+    Judgement,
+    ProblemFacts,
+    TrialId,
+    Verdict,
+    merge,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1  # of `Study.to_dict`; docs/json.md describes it
+
+
+class Study:
+    """A study as it stands on the disk; open one with `open_study`.
+
+    Attributes:
+        path: its directory.
+        problem: what is known of the problem (`records.ProblemFacts`).
+        reference: how the problem was named, or None where it was given in Python.
+        plan: the plan, as JSON values.
+        environment: versions, hardware and thread counts at its start.
+        trials: the history of each trial, sorted by rate and seed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        header = read_header(path)
+        try:
+            self.problem = _facts(header["problem"])
+            self.reference: str | None = header["reference"]
+            self.plan: dict[str, Any] = header["plan"]
+            self.environment: dict[str, Any] = header["environment"]
+            self.trials = _histories(path)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StudyError(f"the records of the study in {path} are damaged ({error})") from error
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.path)!r}: {len(self.trials)} trials, best {self.best})"
+
+    @property
+    def horizon(self) -> int:
+        """The step count of a full training."""
+        return int(self.plan["steps"])
+
+    @property
+    def lrs(self) -> tuple[float, ...]:
+        """The learning rates, ascending."""
+        return tuple(sorted({h.trial.lr for h in self.trials}))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds, ascending."""
+        return tuple(sorted({h.trial.seed for h in self.trials}))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial failed or reached the step it was asked to reach."""
+        return all(h.status in ("finished", "failed") for h in self.trials)
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """The verdicts at the default tolerance; `diagnosis.verdict.judge` takes others."""
+        return judge(self.trials, self.problem.chance, self.horizon)
+
+    @property
+    def best(self) -> float | None:
+        """The rate with the lowest held-out loss at the horizon; None if none learned."""
+        return self.judgement.best
+
+    @property
+    def band(self) -> tuple[float, float] | None:
+        """The lowest and highest rate of the unbroken run around the best that are as good."""
+        return self.judgement.band
+
+    @property
+    def verdicts(self) -> Mapping[float, Verdict]:
+        """What became of each rate."""
+        return self.judgement.rates
+
+    def to_dict(self) -> dict[str, Any]:
+        """The study as strict JSON values: what `etascope show --json` prints (docs/json.md)."""
+        document = {
+            "version": SCHEMA,
+            "study": {
+                "horizon": self.horizon,
+                "lrs": self.lrs,
+                "seeds": self.seeds,
+                "complete": self.complete,
+                "seconds": sum(h.seconds for h in self.trials),
+            },
+            "problem": {"reference": self.reference, **asdict(self.problem)},
+            "plan": self.plan,
+            "environment": self.environment,
+            "best": None if self.best is None else {"lr": self.best, "band": self.band},
+            "rates": [{"lr": lr, "verdict": _verdict(v)} for lr, v in self.verdicts.items()],
+            "trials": [self._trial(history) for history in self.trials],
+        }
+        plain: dict[str, Any] = to_json(document)
+        return plain
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a trial: rate, seed, steps, verdict, final and peak values, seconds.
+
+        Raises:
+            UsageError: if pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise UsageError(
+                "to_frame needs pandas; install it with: pip install 'etascope[frame]'"
+            ) from None
+        rows = []
+        for history in self.trials:
+            valid, test = history.evaluation("valid"), history.evaluation("test")
+            rows.append(
+                {
+                    "lr": history.trial.lr,
+                    "seed": history.trial.seed,
+                    "steps": history.step,
+                    "status": history.status,
+                    "verdict": self.judgement.trials[history.trial].name,
+                    "valid_loss": valid.loss if valid else None,
+                    "valid_metric": valid.metric if valid else None,
+                    "test_metric": test.metric if test else None,
+                    "peak_loss": history.peak[1] if history.peak else None,
+                    "seconds": history.seconds,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def _trial(self, history: History) -> dict[str, Any]:
+        valid, test = history.evaluation("valid"), history.evaluation("test")
+        return {
+            "lr": history.trial.lr,
+            "seed": history.trial.seed,
+            "target": history.target,
+            "steps": history.step,
+            "status": history.status,
+            "seconds": history.seconds,
+            "verdict": _verdict(self.judgement.trials[history.trial]),
+            "failure": None if history.failure is None else asdict(history.failure),
+            "final": {
+                "valid": None if valid is None else asdict(valid),
+                "test": None if test is None else asdict(test),
+            },
+            "peak": history.peak and {"step": history.peak[0], "loss": history.peak[1]},
+            "series": {
+                "loss": history.loss.tolist(),
+                "probe_steps": history.probe_steps.tolist(),
+                "probe_metric": history.probe_metric.tolist(),
+                "evaluations": [asdict(e) for e in history.evaluations],
+            },
+        }
+
+
+def open_study(path: str | os.PathLike[str]) -> Study:
+    """Open a study for reading, finished or not.
+
+    Args:
+        path: the study directory.
+
+    Raises:
+        StudyError: if there is none, or its files are damaged.
+    """
+    return Study(Path(path))
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return asdict(verdict)
+
+
+def _facts(record: Mapping[str, Any]) -> ProblemFacts:
+    chance = record["chance"]
+    return ProblemFacts(
+        **{
+            **record,
+            "batch_shapes": tuple(map(tuple, record["batch_shapes"])),
+            "chance": Chance(
+                loss=float(chance["loss"]),
+                source=chance["source"],
+                batch_losses=tuple(map(float, chance["batch_losses"])),
+                majority=tuple((int(n), float(share)) for n, share in chance["majority"]),
+            ),
+        }
+    )
+
+
+def _histories(path: Path) -> tuple[History, ...]:
+    targets: dict[TrialId, int] = {}
+    bursts: dict[TrialId, list[Burst]] = {}
+    for record in read_records(path):
+        if record["kind"] == "request":
+            for lr, seed, target in record["trials"]:
+                trial = TrialId(float(lr), int(seed))
+                targets[trial] = max(int(target), targets.get(trial, 0))
+        elif record["kind"] == "burst":
+            burst = decode_burst(record)
+            bursts.setdefault(burst.trial, []).append(burst)
+    return tuple(merge(t, targets[t], bursts.get(t, ())) for t in sorted(targets))

@@ -1,0 +1,311 @@
+"""One trial: a training that is a pure function of (problem, plan, learning rate, seed).
+
+Step `t` draws its dropout masks from the stream `(seed, "step", t)` and batch `b` is drawn under
+`(seed, "batch", b)`, so a trial that was paused and restored goes on exactly as one that was not.
+Between bursts nothing of the process is held: global random state, thread count and flags are the
+caller's again.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from etascope.diagnosis.signals import all_finite, first_non_finite
+from etascope.errors import UsageError
+from etascope.plan import Plan
+from etascope.problems.batches import Batch, examples_in
+from etascope.problems.problem import Problem, evaluating
+from etascope.randomness import restored_randomness, seed_everything
+from etascope.records import Burst, Evaluation, Failure, TrialId
+
+Tick = Callable[[TrialId, int, float, float | None], None]
+Stopping = Callable[[], bool]
+
+REMEDY_NON_FINITE = "lower the rate, warm it up, or clip the gradient"
+REMEDY_EXCEPTION = "mend the code that raised; a rerun with the same command skips what is done"
+
+
+@dataclass(frozen=True)
+class TrialState:
+    """All that a trial needs to go on: where it is, and its tensors.
+
+    `model` holds parameters and buffers by name, `optimizer` and `schedule` are state_dicts.
+    """
+
+    step: int
+    epoch: int
+    position: int
+    model: Mapping[str, torch.Tensor]
+    optimizer: Mapping[str, Any]
+    schedule: Mapping[str, Any] | None
+
+
+class BatchStream:
+    """The training batches of a seed, one after another, from any position on."""
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        self._problem, self._seed = problem, seed
+        self.drawn = 0
+        self.epoch = 0
+        self.position = 0
+        self._batches: Iterator[Batch] | None = None
+
+    def seek(self, drawn: int, epoch: int, position: int) -> None:
+        """Go to batch `position` of `epoch`, which is the batch number `drawn` of the trial."""
+        self.drawn, self.epoch, self.position = drawn, epoch, position
+        self._batches = None
+
+    def draw(self) -> Batch:
+        """The next batch; raises UsageError if an epoch holds none."""
+        if self._batches is None:
+            self._batches = self._open()
+        self._seed_batch(self.drawn)
+        batch = next(self._batches, None)
+        if batch is None:
+            if self.position == 0:
+                raise UsageError(f"train gave no batch in epoch {self.epoch}")
+            self.seek(self.drawn, self.epoch + 1, 0)
+            return self.draw()
+        self.drawn += 1
+        self.position += 1
+        return batch
+
+    def _open(self) -> Iterator[Batch]:
+        """The batches of the epoch from the position on.
+
+        Where they come from a function they are drawn again up to there, each under its own
+        seed, so that a function which draws from global generators repeats itself.
+        """
+        self._seed_batch(self.drawn - self.position)
+        if self._problem.sources["train"].batches_per_epoch is not None:
+            return self._problem.batches(self._seed, self.epoch, self.position)
+        batches = self._problem.batches(self._seed, self.epoch)
+        for number in range(self.drawn - self.position, self.drawn):
+            self._seed_batch(number)
+            next(batches, None)
+        return batches
+
+    def _seed_batch(self, number: int) -> None:
+        seed_everything(self._problem.torch_device, self._seed, "batch", number)
+
+
+@dataclass
+class _Notes:
+    """What a burst writes down while it runs."""
+
+    loss: list[float] = field(default_factory=list)
+    probe_steps: list[int] = field(default_factory=list)
+    probe_metric: list[float] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    failure: Failure | None = None
+
+
+class Trial:
+    """One training in progress, on copies of the user's objects.
+
+    Args:
+        problem: what is trained.
+        plan: how.
+        trial: learning rate and seed.
+        state: where to go on; None to start.
+    """
+
+    def __init__(
+        self, problem: Problem, plan: Plan, trial: TrialId, state: TrialState | None = None
+    ) -> None:
+        self.problem, self.plan, self.id = problem, plan, trial
+        self.step = state.step if state else 0
+        self._state = state
+        self._batches = BatchStream(problem, trial.seed)
+        self._model: nn.Module | None = None
+
+    def advance(
+        self, target: int, tick: Tick | None = None, stopping: Stopping | None = None
+    ) -> Burst:
+        """Train up to `target` steps and evaluate there.
+
+        A failure ends the burst and is part of it. When `stopping` becomes true the burst ends
+        after the step in progress, without an evaluation.
+        """
+        notes, start, began = _Notes(), self.step, time.perf_counter()
+        with _undisturbed(self.problem.torch_device):
+            try:
+                if self._model is None:
+                    self._build()
+                self._train(target, notes, tick, stopping or (lambda: False))
+                if self.step == target and notes.failure is None:
+                    self._evaluate(notes)
+            except Exception as error:  # noqa: BLE001 - user code ends its own trial only
+                text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+                notes.failure = Failure(self.step, "exception", None, text, REMEDY_EXCEPTION)
+        return Burst(
+            trial=self.id,
+            start=start,
+            stop=self.step,
+            loss=tuple(notes.loss),
+            probe_steps=tuple(notes.probe_steps),
+            probe_metric=tuple(notes.probe_metric),
+            evaluations=tuple(notes.evaluations),
+            failure=notes.failure,
+            seconds=time.perf_counter() - began,
+        )
+
+    def snapshot(self) -> TrialState:
+        """A copy of all that is needed to go on from here."""
+        if self._model is None:
+            raise ValueError("a trial that has not begun has no state")
+        return TrialState(
+            step=self.step,
+            epoch=self._batches.epoch,
+            position=self._batches.position,
+            model={name: t.detach().clone() for name, t in _tensors(self._model)},
+            optimizer=_cloned(self._optimizer.state_dict()),
+            schedule=None if self._schedule is None else _cloned(self._schedule.state_dict()),
+        )
+
+    # Building and restoring -------------------------------------------------------------------
+
+    def _build(self) -> None:
+        model = self.problem.make_model(self.id.seed)
+        self._optimizer = self.plan.make_optimizer(model, self.id.lr)
+        self._schedule = self.plan.make_schedule(self._optimizer)
+        if self._state is not None:
+            self._restore(model, self._state)
+            self._state = None
+        self._model = model
+
+    def _restore(self, model: nn.Module, state: TrialState) -> None:
+        with torch.no_grad():
+            for name, tensor in _tensors(model):
+                saved = state.model[name]
+                if tensor.shape == saved.shape:
+                    tensor.copy_(saved)
+                else:
+                    tensor.data = saved.to(tensor)
+        self._optimizer.load_state_dict(_cloned(dict(state.optimizer)))
+        if self._schedule is not None and state.schedule is not None:
+            self._schedule.load_state_dict(_cloned(dict(state.schedule)))
+        self._batches.seek(self.step * self.plan.accumulate, state.epoch, state.position)
+
+    # Training ---------------------------------------------------------------------------------
+
+    def _train(self, target: int, notes: _Notes, tick: Tick | None, stopping: Stopping) -> None:
+        model = self._model
+        assert model is not None
+        while self.step < target and notes.failure is None and not stopping():
+            batches = [self._batches.draw() for _ in range(self.plan.accumulate)]
+            probe = self._probe(model, batches[0], notes)
+            loss = self._forward_backward(model, batches)
+            notes.loss.append(loss)
+            if not math.isfinite(loss):
+                notes.failure = self._diverged(model, batches, f"the training loss became {loss}")
+                return
+            if self.plan.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), self.plan.clip)
+            self._optimizer.step()
+            self.step += 1
+            if self._schedule is not None and self.step < self.plan.steps:
+                self._schedule.step()
+            if tick is not None:
+                tick(self.id, self.step, loss, probe)
+
+    def _forward_backward(self, model: nn.Module, batches: list[Batch]) -> float:
+        self._optimizer.zero_grad(set_to_none=True)
+        self._seed_step()
+        total = 0.0
+        for batch in batches:
+            loss = self.problem.loss(model, batch) / len(batches)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total
+
+    def _probe(self, model: nn.Module, batch: Batch, notes: _Notes) -> float | None:
+        """The metric of a training batch, dropout off, before its update."""
+        if self.problem.metric is None or self.step % self.plan.probe_every:
+            return None
+        self._seed_step("probe")
+        with evaluating(model):
+            values = self.problem.measure(model, batch, examples_in(batch))
+        notes.probe_steps.append(self.step)
+        notes.probe_metric.append(float(values.mean()))
+        return notes.probe_metric[-1]
+
+    def _seed_step(self, name: str = "step") -> None:
+        seed_everything(self.problem.torch_device, self.id.seed, name, self.step)
+
+    def _evaluate(self, notes: _Notes) -> None:
+        model = self._model
+        assert model is not None
+        if not all_finite(model):
+            batch = next(self.problem.held_out("valid"))
+            notes.failure = self._diverged(model, [batch], "a weight became non-finite")
+            return
+        last = self.step == self.plan.steps
+        limit = None if last else self.plan.rung_examples
+        valid = self.problem.evaluate(model, "valid", self.step, limit)
+        notes.evaluations.append(valid)
+        if last and self.problem.test is not None:
+            notes.evaluations.append(self.problem.evaluate(model, "test", self.step))
+        if not math.isfinite(valid.loss):
+            batch = next(self.problem.held_out("valid"))
+            what = f"the held-out loss became {valid.loss}"
+            notes.failure = self._diverged(model, [batch], what)
+
+    def _diverged(self, model: nn.Module, batches: list[Batch], what: str) -> Failure:
+        def forward() -> None:
+            self._seed_step()
+            for batch in batches:
+                self.problem.loss(model, batch)
+
+        found = first_non_finite(model, forward)
+        where = f"; first in the {found[1]} of {found[0]}" if found else ""
+        message = f"{what} after {self.step} updates{where}"
+        return Failure(
+            self.step, "non-finite", found[0] if found else None, message, REMEDY_NON_FINITE
+        )
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """The process as a trial needs it, and the caller's again afterwards.
+
+    One thread on a CPU and deterministic kernels on a GPU, so that a trial is the same bit for
+    bit wherever it runs; gradients on, whatever the caller has switched off.
+    """
+    threads = torch.get_num_threads()
+    cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
+    with restored_randomness(device), torch.inference_mode(False), torch.enable_grad():
+        try:
+            if threads != 1:
+                torch.set_num_threads(1)
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+            yield
+        finally:
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+            if threads != 1:
+                torch.set_num_threads(threads)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter and buffer once; buffers that state_dict leaves out are among them."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _cloned(value: Any) -> Any:
+    """The same structure with copies of its tensors; strides stay."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if type(value) is dict:
+        return {key: _cloned(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_cloned(item) for item in value)
+    return value
