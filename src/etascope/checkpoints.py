@@ -44,16 +44,16 @@ class Checkpoints:
         }
         with writing(self._study, f"save {trial}"):
             self._folder.mkdir(exist_ok=True)
-            stem = self._stem(trial, state.step)
-            write_atomically(stem.with_suffix(".safetensors"), save(tensors))
-            write_atomically(stem.with_suffix(".json"), dumps(tree).encode())
+            described, stored = self._files(trial, state.step)
+            write_atomically(stored, save(tensors))
+            write_atomically(described, dumps(tree).encode())
 
     def load(self, trial: TrialId, step: int) -> TrialState:
         """The state of a trial at `step`; raises StudyError where it is missing or damaged."""
-        stem = self._stem(trial, step)
+        described, stored = self._files(trial, step)
         try:
-            tree = json.loads(stem.with_suffix(".json").read_bytes())
-            tensors = load_file(stem.with_suffix(".safetensors"))
+            tree = json.loads(described.read_bytes())
+            tensors = load_file(stored)
             return TrialState(
                 step=int(tree["step"]),
                 epoch=int(tree["epoch"]),
@@ -72,16 +72,17 @@ class Checkpoints:
         """Delete every checkpoint but those of the trials and steps named."""
         if not self._folder.is_dir():
             return
-        kept = {self._stem(trial, step).name for trial, step in steps.items()}
+        kept = {path for trial, step in steps.items() for path in self._files(trial, step)}
         with writing(self._study, "delete old checkpoints"):
             # The JSON goes first: tensors without it are no checkpoint.
             for path in sorted(self._folder.iterdir(), key=lambda p: p.suffix != ".json"):
-                if path.name.rpartition(".")[0] not in kept:
+                if path not in kept:
                     path.unlink(missing_ok=True)
 
-    def _stem(self, trial: TrialId, step: int) -> Path:
-        # A name with a dot of its own: with_suffix would cut a rate such as 0.001.
-        return self._folder / f"lr{trial.lr!r}-seed{trial.seed}-{step}.state"
+    def _files(self, trial: TrialId, step: int) -> tuple[Path, Path]:
+        """The JSON and the tensors of a checkpoint."""
+        stem = f"lr{trial.lr!r}-seed{trial.seed}-{step}"
+        return self._folder / f"{stem}.json", self._folder / f"{stem}.safetensors"
 
 
 def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -21,7 +21,7 @@ from etascope.plan import Plan, check_seeds, check_targets
 from etascope.problems.checks import inspect
 from etascope.problems.problem import Problem
 from etascope.problems.registry import get_problem
-from etascope.randomness import restored_randomness
+from etascope.randomness import undisturbed
 from etascope.records import Burst, ProblemFacts, TrialId
 from etascope.search.grid import remaining, targets_of
 from etascope.study import Study, open_study
@@ -157,7 +157,7 @@ def _check_optimizer(problem: Problem, plan: Plan, lr: float) -> None:
     """Build optimizer and schedule once, so that a mistake in them shows before training."""
     from torch.optim import Optimizer
 
-    with restored_randomness(problem.torch_device):
+    with undisturbed(problem.torch_device):
         model = problem.make_model(0)
         part = "optimizer"
         try:

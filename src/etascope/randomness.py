@@ -36,7 +36,7 @@ def generator(seed: int, name: str, index: int = 0) -> torch.Generator:
 def seed_everything(device: torch.device, seed: int, name: str, index: int = 0) -> None:
     """Set the global generators of random, numpy and torch (the CPU and `device`) to the stream.
 
-    Call it inside `restored_randomness` only.
+    Call it inside `undisturbed` only.
     """
     number = stream(seed, name, index)
     random.seed(number)
@@ -48,7 +48,7 @@ def seed_everything(device: torch.device, seed: int, name: str, index: int = 0) 
 
 
 @contextmanager
-def restored_randomness(device: torch.device) -> Iterator[None]:
+def _restored_randomness(device: torch.device) -> Iterator[None]:
     """Put the global random state back on leaving, also when an exception passes."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     module = None if device.type == "cpu" else torch.get_device_module(device)
@@ -63,3 +63,24 @@ def restored_randomness(device: torch.device) -> Iterator[None]:
         torch.set_rng_state(cpu)
         if module is not None:
             (module.set_rng_state_all if several else module.set_rng_state)(accelerator)
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """The process as training needs it, and the caller's again afterwards.
+
+    One thread on a CPU and deterministic kernels on a GPU, so that a trial is the same bit for
+    bit wherever it runs; gradients on, whatever the caller has switched off.
+    """
+    threads = torch.get_num_threads()
+    cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
+    with _restored_randomness(device), torch.inference_mode(False), torch.enable_grad():
+        try:
+            if threads != 1:
+                torch.set_num_threads(1)
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+            yield
+        finally:
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+            if threads != 1:
+                torch.set_num_threads(threads)

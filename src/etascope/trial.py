@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +22,7 @@ from etascope.errors import UsageError
 from etascope.plan import Plan
 from etascope.problems.batches import Batch, examples_in
 from etascope.problems.problem import Problem, evaluating
-from etascope.randomness import restored_randomness, seed_everything
+from etascope.randomness import seed_everything, undisturbed
 from etascope.records import Burst, Evaluation, Failure, TrialId
 
 Tick = Callable[[TrialId, int, float, float | None], None]
@@ -136,7 +135,7 @@ class Trial:
         after the step in progress, without an evaluation.
         """
         notes, start, began = _Notes(), self.step, time.perf_counter()
-        with _undisturbed(self.problem.torch_device):
+        with undisturbed(self.problem.torch_device):
             try:
                 if self._model is None:
                     self._build()
@@ -271,27 +270,6 @@ class Trial:
         return Failure(
             self.step, "non-finite", found[0] if found else None, message, REMEDY_NON_FINITE
         )
-
-
-@contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
-    """The process as a trial needs it, and the caller's again afterwards.
-
-    One thread on a CPU and deterministic kernels on a GPU, so that a trial is the same bit for
-    bit wherever it runs; gradients on, whatever the caller has switched off.
-    """
-    threads = torch.get_num_threads()
-    cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
-    with restored_randomness(device), torch.inference_mode(False), torch.enable_grad():
-        try:
-            if threads != 1:
-                torch.set_num_threads(1)
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-            yield
-        finally:
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
-            if threads != 1:
-                torch.set_num_threads(threads)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

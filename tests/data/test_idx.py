@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from etascope.data.idx import read_idx
+from etascope.data.idx import _CHUNK, read_idx
 from etascope.errors import DataError, UsageError
 
 CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
@@ -174,17 +174,20 @@ def test_gzip_damage_is_told_apart(file: Path) -> None:
 
 
 def test_garbage_after_a_long_gzip_member(file: Path) -> None:
-    """What follows lies in a later piece of the file than the end of the member."""
     array = np.random.default_rng(1).integers(0, 256, 1 << 18, dtype=np.uint8)
     packed = gzip.compress(encode(array), 0)
     for extra in (1, 1 << 18):
         fails(file, packed + b"\0" * extra, array.size + 8, "end of the gzip member")
-    filler = (1 << 18) - len(gzip.compress(encode(array[:200_000]), 0))
-    named = gzip.compress(encode(array[:200_000]), 0)
-    named = named[:3] + b"\x08" + named[4:10] + b"n" * (filler - 1) + b"\0" + named[10:]
-    assert len(named) == 1 << 18
-    assert sound_or_refused(file, named)
-    fails(file, named + b"\0", 200_008, "end of the gzip member")
+
+
+@pytest.mark.parametrize("length", [_CHUNK - 2, _CHUNK, _CHUNK + 2])
+def test_garbage_after_a_member_that_ends_with_a_piece_of_the_file(file: Path, length: int) -> None:
+    packed = gzip.compress(LABELS)
+    name = b"n" * (length - len(packed) - 1) + b"\0"  # gzip may carry a file name of any length
+    padded = packed[:3] + b"\x08" + packed[4:10] + name + packed[10:]
+    assert len(padded) == length
+    assert sound_or_refused(file, padded)
+    fails(file, padded + b"\0", 11, "end of the gzip member")
 
 
 def test_the_cap_counts_the_declared_bytes(file: Path) -> None:

@@ -126,7 +126,7 @@ class _Stream:
                 raise self.error(f"the gzip data for what follows is corrupt ({error})") from error
             if piece:
                 return piece
-            if not packed and not self._inflate.eof:
+            if not packed:
                 raise self.error("the gzip data is cut off here")
         if self._inflate.unused_data or self._next(1):
             raise self.error("bytes follow the end of the gzip member")

@@ -18,7 +18,7 @@ from torch import nn
 from etascope.errors import EtascopeError, UsageError
 from etascope.problems.batches import Batch, examples_in, tensors_of
 from etascope.problems.problem import Problem, evaluating
-from etascope.randomness import restored_randomness, seed_everything
+from etascope.randomness import seed_everything, undisturbed
 from etascope.records import Chance, ProblemFacts
 
 SMOOTH = 1e-12  # the share given to a class that never occurs, so that its log is finite
@@ -33,7 +33,7 @@ def inspect(problem: Problem, rung_examples: int) -> ProblemFacts:
     Raises:
         UsageError: naming the part (model, train, loss, metric, valid) and what is wrong with it.
     """
-    with restored_randomness(problem.torch_device):
+    with undisturbed(problem.torch_device):
         model, again = (_build(problem) for _ in range(2))
         if not _same_weights(model, again):
             raise UsageError(

@@ -105,7 +105,7 @@ class Problem:
         """A new model for `seed`, in training mode and on the device.
 
         It shares nothing with the user's objects: an existing module is copied, and so is what a
-        factory returns twice. Call it inside `restored_randomness`.
+        factory returns twice. Call it inside `undisturbed`.
 
         Raises:
             UsageError: if it is no module.

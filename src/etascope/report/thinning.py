@@ -1,0 +1,71 @@
+"""Long series made short enough to draw, with every peak kept."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float64]
+Drawn = tuple[float | None, ...]
+
+LIMIT = 2000  # points of a series that are drawn one by one
+TREND = 100  # bins of the mean that is drawn over them
+
+
+class Series(NamedTuple):
+    """A series as it is drawn; None stands where a value was not finite, and breaks the line.
+
+    `steps` and `values` hold every point, or where there are too many the smallest and the
+    largest of each bin, at the steps where they occurred. `trend` is the mean of each of at most
+    `TREND` bins at the middle of the bin; a non-finite value leaves its bin out.
+    """
+
+    steps: tuple[int, ...]
+    values: Drawn
+    trend_steps: tuple[float, ...]
+    trend: Drawn
+
+
+def thin(steps: npt.NDArray[np.int64], values: Values, limit: int = LIMIT) -> Series:
+    """A series of at most `limit` points and its trend.
+
+    >>> thin(np.arange(4), np.array([1.0, 9.0, float("nan"), 2.0]), limit=2).values
+    (1.0, 9.0)
+    """
+    kept = np.arange(len(values)) if len(values) <= limit else _extremes(values, limit // 2)
+    bins = _bins(len(values), TREND)
+    means = [float(np.mean(values[a:b])) for a, b in bins]
+    middles = [float(steps[a] + steps[b - 1]) / 2 for a, b in bins]
+    return Series(
+        tuple(int(s) for s in steps[kept]), drawn(values[kept]), tuple(middles), drawn(means)
+    )
+
+
+def drawn(values: Values | list[float]) -> Drawn:
+    """Five significant digits of each finite value, None for the others.
+
+    >>> drawn([0.123456789, float("inf")])
+    (0.12346, None)
+    """
+    return tuple(float(f"{v:.5g}") if np.isfinite(v) else None for v in values)
+
+
+def _bins(count: int, most: int) -> list[tuple[int, int]]:
+    edges = np.linspace(0, count, min(count, most) + 1).astype(int)
+    return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def _extremes(values: Values, bins: int) -> npt.NDArray[np.int64]:
+    """The places of the smallest and largest finite value of each bin, in order."""
+    kept: set[int] = set()
+    finite = np.isfinite(values)
+    for a, b in _bins(len(values), max(bins, 1)):
+        inside = finite[a:b]
+        if inside.any():
+            kept.add(a + int(np.argmin(np.where(inside, values[a:b], np.inf))))
+            kept.add(a + int(np.argmax(np.where(inside, values[a:b], -np.inf))))
+        else:
+            kept.add(a)
+    return np.array(sorted(kept), dtype=np.int64)

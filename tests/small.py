@@ -1,0 +1,61 @@
+"""Small problems that train in milliseconds, for tests and for the command line in tests."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+
+import etascope as es
+
+
+def line_problem(**changes: object) -> es.Problem:
+    """y = 3x with a little noise: linear least squares with one weight and a bias."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(96, 1, generator=generator) * 2 - 1
+    y = 3 * x + 0.1 * torch.randn(96, 1, generator=generator)
+    settings: dict[str, object] = {
+        "model": lambda: nn.Linear(1, 1),
+        "loss": lambda model, batch: (model(batch[0]) - batch[1]).square().mean(),
+        "train": (x[:64], y[:64]),
+        "valid": (x[64:], y[64:]),
+        "batch_size": 8,
+        "name": "line",
+    }
+    return es.Problem(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def blobs_problem(**changes: object) -> es.Problem:
+    """Three Gaussian blobs, a small network with dropout and batch norm, accuracy as metric."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 3, (360,), generator=generator)
+    centres = torch.tensor([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]])
+    points = centres[labels] + 0.4 * torch.randn(360, 2, generator=generator)
+
+    def model() -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(2, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3)
+        )
+
+    settings: dict[str, object] = {
+        "model": model,
+        "loss": lambda m, batch: nn.functional.cross_entropy(m(batch[0]), batch[1]),
+        "metric": lambda m, batch: m(batch[0]).argmax(-1) == batch[1],
+        "train": (points[:200], labels[:200]),
+        "valid": (points[200:300], labels[200:300]),
+        "test": (points[300:], labels[300:]),
+        "batch_size": 20,
+        "name": "blobs",
+    }
+    return es.Problem(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def slow_blobs() -> es.Problem:
+    """The blobs with a pause in every loss, so that a kill lands in the middle."""
+
+    def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        time.sleep(0.001)
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    return blobs_problem(loss=loss)
