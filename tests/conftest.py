@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 from small import blobs_problem, line_problem
 
 import etascope as es
+
+# A shared machine stalls now and then; a timing is no behaviour.
+settings.register_profile("steady", deadline=None)
+settings.load_profile("steady")
 
 
 @pytest.fixture

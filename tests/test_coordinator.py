@@ -231,7 +231,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path):
     es.sweep(blobs_problem(), {0.1: 5}, steps=10, optimizer=sgd, out=tmp_path)
     (tensors,) = (tmp_path / "checkpoints").glob("*.safetensors")
     os.truncate(tensors, 40)
-    with pytest.raises(es.StudyError, match="checkpoint of lr 0.1"):
+    with pytest.raises(es.StudyError, match=r"checkpoint of lr 0\.1"):
         es.sweep(blobs_problem(), [0.1], steps=10, optimizer=sgd, out=tmp_path)
     assert es.open_study(tmp_path).trials[0].step == 5
 
@@ -242,6 +242,8 @@ def test_nothing_in_a_study_can_run_code(tmp_path):
     kinds = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
     assert kinds == {".json", ".jsonl", ".safetensors", ".lock"}
     for path in tmp_path.rglob("*.json*"):
-        for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
-            json.loads(line, parse_constant=lambda name: pytest.fail(name))
+        for line in (
+            path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+        ):
+            json.loads(line, parse_constant=pytest.fail)
     assert (tmp_path / "study.lock").read_bytes() == b""

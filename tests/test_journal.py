@@ -64,7 +64,7 @@ def burst(start: int = 0, stop: int = 2) -> Burst:
 @given(bursts)
 def test_a_burst_survives_strict_json_bit_for_bit(record):
     text = dumps(encode_burst(record))
-    again = decode_burst(json.loads(text, parse_constant=lambda name: pytest.fail(name)))
+    again = decode_burst(json.loads(text, parse_constant=pytest.fail))
     assert repr(again) == repr(record)  # repr, since nan != nan
 
 
@@ -133,7 +133,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 step = 0
 try:
     while True:
-        journal.append(Burst(TrialId(0.1, 0), step, step + 50, (0.123456,) * 50, (), (), (), None, 1.0))
+        loss = (0.123456,) * 50
+        journal.append(Burst(TrialId(0.1, 0), step, step + 50, loss, (), (), (), None, 1.0))
         step += 50
 except StudyError as error:
     print(step, error)

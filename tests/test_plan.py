@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ def test_logspace_is_a_geometric_ladder_with_its_ends(low, decades, count):
     assert len(rates) == count
     assert rates[0] == low
     assert rates[-1] == high
-    steps = [math.log(b / a) for a, b in zip(rates, rates[1:], strict=False)]
+    steps = [math.log(b / a) for a, b in pairwise(rates)]
     assert max(steps) - min(steps) < 1e-4
 
 

@@ -30,7 +30,7 @@ OPTIMIZERS = {
 }
 
 
-def train(problem, plan, lr=0.01, seed=0, stops=None, through=None):
+def train(problem, plan, *, lr=0.01, seed=0, stops=None, through=None):
     """The records of a trial, paused and restored at each of `stops`."""
     trial_id = TrialId(lr, seed)
     bursts, state = [], None
@@ -62,7 +62,7 @@ def test_a_trial_paused_anywhere_is_the_one_never_paused(tmp_path, optimizer, sc
     same(whole, parts)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(stops=st.sets(st.integers(1, 29), max_size=4), accumulate=st.integers(1, 3))
 def test_where_it_pauses_never_matters(stops, accumulate):
     plan = Plan(steps=30, optimizer=OPTIMIZERS["adam"], accumulate=accumulate, rungs=(30,), clip=1)

@@ -44,14 +44,14 @@ def inspect(problem: Problem, rung_examples: int) -> ProblemFacts:
         with _named("loss"):
             first = _loss(problem, model, batch)
             second = _loss(problem, again, batch)
+        if not math.isfinite(first):
+            raise UsageError(
+                f"the loss of the untrained model is {first!r}; check the data and the loss"
+            )
         if not math.isclose(first, second, rel_tol=0 if _on_cpu(problem) else 1e-4):
             raise UsageError(
                 f"the loss gave {first!r} and then {second!r} for the same weights, batch and "
                 "seed; make it a function of (model, batch) and torch's generators alone"
-            )
-        if not math.isfinite(first):
-            raise UsageError(
-                f"the loss of the untrained model is {first!r}; check the data and the loss"
             )
         held_out = _first_batch(problem, "valid")
         if problem.metric is not None:

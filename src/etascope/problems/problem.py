@@ -61,9 +61,9 @@ class Problem:
 
     model: nn.Module | Callable[[], nn.Module]
     loss: Callable[[nn.Module, Batch], torch.Tensor]
-    train: Any
-    valid: Any
-    test: Any = None
+    train: Any = field(repr=False)
+    valid: Any = field(repr=False)
+    test: Any = field(default=None, repr=False)
     metric: Callable[[nn.Module, Batch], Any] | None = None
     higher_is_better: bool = True
     chance: float | None = None

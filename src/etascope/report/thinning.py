@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -28,15 +30,20 @@ class Series(NamedTuple):
     trend: Drawn
 
 
-def thin(steps: npt.NDArray[np.int64], values: Values, limit: int = LIMIT) -> Series:
+def thin(
+    steps: npt.NDArray[np.int64], values: Values, limit: int = LIMIT, *, growing: bool = False
+) -> Series:
     """A series of at most `limit` points and its trend.
+
+    With `growing` the bins of the trend widen with the step, for an axis of log steps.
 
     >>> thin(np.arange(4), np.array([1.0, 9.0, float("nan"), 2.0]), limit=2).values
     (1.0, 9.0)
     """
     kept = np.arange(len(values)) if len(values) <= limit else _extremes(values, limit // 2)
-    bins = _bins(len(values), TREND)
-    means = [float(np.mean(values[a:b])) for a, b in bins]
+    bins = _bins(len(values), TREND, growing=growing)
+    with np.errstate(over="ignore", invalid="ignore"):  # a diverging loss may be near the limit
+        means = [float(np.mean(values[a:b])) for a, b in bins]
     middles = [float(steps[a] + steps[b - 1]) / 2 for a, b in bins]
     return Series(
         tuple(int(s) for s in steps[kept]), drawn(values[kept]), tuple(middles), drawn(means)
@@ -52,9 +59,22 @@ def drawn(values: Values | list[float]) -> Drawn:
     return tuple(float(f"{v:.5g}") if np.isfinite(v) else None for v in values)
 
 
-def _bins(count: int, most: int) -> list[tuple[int, int]]:
-    edges = np.linspace(0, count, min(count, most) + 1).astype(int)
-    return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+def finite(value: float | str | None) -> float | None:
+    """The number, or None where it is missing or not finite.
+
+    >>> finite("1.5"), finite("inf"), finite(None)
+    (1.5, None, None)
+    """
+    number = math.nan if value is None else float(value)
+    return number if math.isfinite(number) else None
+
+
+def _bins(count: int, most: int, *, growing: bool = False) -> list[tuple[int, int]]:
+    if growing:
+        edges = np.unique(np.geomspace(1, count + 1, most + 1).round().astype(int)) - 1
+    else:
+        edges = np.linspace(0, count, min(count, most) + 1).astype(int)
+    return [(int(a), int(b)) for a, b in pairwise(edges)]
 
 
 def _extremes(values: Values, bins: int) -> npt.NDArray[np.int64]:

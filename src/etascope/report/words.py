@@ -8,21 +8,27 @@ from __future__ import annotations
 import math
 
 MISSING = "–"
+THIN = "\u202f"  # between thousands; it does not break a line
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number in `digits` significant digits.
 
-    >>> number(0.12345), number(31250.0), number(2.3e7), number(None), number(float("inf"))
-    ('0.123', '31 250', '2.3e+07', '–', '∞')
+    >>> number(0.12345), number(2.3), number(7), number(2.3e7), number(None), number(math.inf)
+    ('0.123', '2.30', '7', '2.30e7', '–', '∞')
+    >>> number(31250.0) == f"31{THIN}250"
+    True
     """
     if value is None:
         return MISSING
     if not math.isfinite(value):
         return "nan" if math.isnan(value) else "∞" if value > 0 else "−∞"
-    if 1000 <= abs(value) < 1e6:
-        return f"{value:,.0f}".replace(",", " ").replace("-", "−")
-    return f"{value:.{digits}g}".replace("e-0", "e-").replace("-", "−").replace("e−", "e-")
+    if isinstance(value, int) or 1000 <= abs(value) < 1e6:
+        text = f"{value:,.0f}".replace(",", THIN)
+    else:
+        text = f"{value:#.{digits}g}".rstrip(".")
+        text = text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+    return text.replace("-", "−") if value < 0 and "e" not in text else text
 
 
 def share(value: float | None) -> str:
@@ -60,18 +66,18 @@ def counted(count: int, noun: str) -> str:
     >>> counted(1, "seed"), counted(3, "seed")
     ('1 seed', '3 seeds')
     """
-    return f"{number(count, 9)} {noun}{'' if count == 1 else 's'}"
+    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
     """A time span in its two largest units.
 
-    >>> duration(4.2), duration(125), duration(7260)
-    ('4 s', '2 min 5 s', '2 h 1 min')
+    >>> duration(4.2), duration(125), duration(300), duration(7260)
+    ('4 s', '2 min 5 s', '5 min', '2 h 1 min')
     """
     whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+        parts = [(whole // 60, "min"), (whole % 60, "s")]
+    else:
+        parts = [(whole // 3600, "h"), (whole % 3600 // 60, "min")]
+    return " ".join(f"{count} {unit}" for count, unit in parts if count) or "0 s"

@@ -1,0 +1,230 @@
+"""The figures of the page as plotly's JSON: pure functions of views, without any colour of a theme.
+
+Colours are written `var(--name)`; the page replaces them by its own, so that one figure serves
+light, dark and print. Lines and labels are traces, not shapes and annotations: traces take data
+coordinates on every kind of axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from etascope.report.axes import Ticks, log_range, log_ticks, plain_range
+from etascope.report.palette import MARKS
+from etascope.report.views import AdamSchedule, Response
+from etascope.report.words import number, rate, share
+
+Trace = dict[str, Any]
+INK, MUTED, FAINT, BAND = "var(--ink)", "var(--muted)", "var(--faint)", "var(--band)"
+
+
+class Figure(NamedTuple):
+    """One plot: `alt` tells it to whoever does not see it."""
+
+    name: str
+    alt: str
+    data: list[Trace]
+    layout: dict[str, Any]
+
+
+def axis(title: str, *, log: bool = False, ticks: Ticks | None = None, **more: Any) -> Trace:
+    """An axis with hardly any ink: no zero line, light grid, title in words."""
+    made: Trace = {
+        "title": {"text": title, "standoff": 10},
+        "type": "log" if log else "linear",
+        "zeroline": False,
+        "showline": False,
+        "ticks": "",
+        "gridcolor": "var(--grid)",
+        "automargin": True,
+        "fixedrange": False,
+    }
+    if ticks is not None:
+        made |= {"tickmode": "array", "tickvals": ticks.values, "ticktext": ticks.texts}
+    return {**made, **more}
+
+
+def layout(x: Trace, y: Trace, *, right: int = 16, legend: bool = True) -> dict[str, Any]:
+    """The frame that all figures share."""
+    return {
+        "margin": {"l": 52, "r": right, "t": 34 if legend else 12, "b": 46},
+        "xaxis": {**x, "showgrid": False, "showline": True, "linecolor": "var(--axis)"},
+        "yaxis": y,
+        "showlegend": legend,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"},
+        "hovermode": "closest",
+        "dragmode": "zoom",
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+    }
+
+
+def line(x: Sequence[Any], y: Sequence[Any], colour: str, **more: Any) -> Trace:
+    """A line without markers; `width`, `dash` and `opacity` are its own, the rest the trace's."""
+    style = {"color": colour, "width": more.pop("width", 2), "dash": more.pop("dash", "solid")}
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": list(x),
+        "y": list(y),
+        "line": style,
+        "hoverinfo": "skip",
+        "showlegend": False,
+        **more,
+    }
+
+
+def label(x: float, y: float, text: str, colour: str, where: str = "middle right") -> Trace:
+    """Text at a point, with a halo of the page's colour so that lines do not cross it."""
+    return {
+        "type": "scatter",
+        "mode": "text",
+        "x": [x],
+        "y": [y],
+        "text": [text],
+        "textposition": where,
+        "textfont": {"color": colour, "shadow": HALO},
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+HALO = ", ".join(f"{x}px {y}px 2px var(--page)" for x in (-1, 1) for y in (-1, 1))
+
+
+def response_figure(view: Response, field: str) -> Figure | None:
+    """The last held-out loss or metric of every trial against its rate; None without values."""
+    loss = field == "loss"
+    values = [p.loss if loss else p.metric for p in view.points]
+    if all(v is None for v in values):
+        return None
+    name = "loss" if loss else view.metric or "metric"
+    level = view.chance if loss else view.majority
+    known = [*values, level]
+    logs = log_range(known, 0.08) if loss else None
+    low, high = logs or plain_range(known)
+    bottom, top = (10**low, 10**high) if logs else (low, high)
+    lrs = [p.lr for p in view.points]
+    left, right = log_range(lrs) or (0.0, 1.0)
+    ends = (10**left, 10**right)
+    traces = [*_band(view, bottom, top), *_common(view, loss)]
+    if level is not None:
+        knowing = (
+            f"knowing nothing: {number(level)}" if loss else f"commonest class: {share(level)}"
+        )
+        traces.append(line(ends, (level, level), MUTED, width=1, dash="dot"))
+        traces.append(label(ends[0], level, knowing, MUTED, "top right"))
+    # A trial without a finite value is shown all the same, at the edge where it would lie.
+    edge = (top if loss else bottom) if logs is None or loss else bottom
+    traces += _marks(view, values, edge, name)
+    ticks = log_ticks(bottom, top, 6) if logs else None
+    y = axis(f"held-out {name}", log=bool(logs), ticks=ticks, range=[low, high])
+    x = axis("learning rate η", log=True, ticks=log_ticks(*ends), range=[left, right])
+    return Figure(f"response-{field}", _response_alt(view, values, name), traces, layout(x, y))
+
+
+def _band(view: Response, bottom: float, top: float) -> list[Trace]:
+    if view.band is None:
+        return []
+    low, high = view.band
+    if low == high:
+        return [line((low, low), (bottom, top), BAND, width=10)]
+    fill: Trace = {
+        "fill": "toself",
+        "fillcolor": BAND,
+        "showlegend": True,
+        "name": "as good as the best",
+    }
+    corners = ((low, high, high, low, low), (bottom, bottom, top, top, bottom))
+    return [line(*corners, BAND, width=0, **fill)]
+
+
+def _common(view: Response, loss: bool) -> list[Trace]:
+    """The line through all rates at the last step that all of them reached."""
+    if view.common is None:
+        return []
+    heights = view.common.loss if loss else view.common.metric
+    name = f"all rates at step {number(view.common.step)}"
+    return [line(view.common.lrs, heights, FAINT, width=1.5, name=name, showlegend=True)]
+
+
+def _marks(view: Response, values: Sequence[float | None], edge: float, name: str) -> list[Trace]:
+    traces = []
+    for verdict, mark in MARKS.items():
+        chosen = [(p, v) for p, v in zip(view.points, values, strict=True) if p.verdict == verdict]
+        if not chosen:
+            continue
+        told = [
+            f"<b>{rate(p.lr)}</b> · {p.verdict}{' so far' if p.provisional else ''}<br>{name} "
+            f"{number(v) if v is not None else 'none that is finite'} at step {number(p.step)}"
+            f"<br>seed {p.seed}"
+            for p, v in chosen
+        ]
+        hollow = [mark.plotly + ("-open" if p.provisional else "") for p, _ in chosen]
+        size = 15 if verdict == "best" else 11
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [p.lr for p, _ in chosen],
+                "y": [edge if v is None else v for _, v in chosen],
+                "name": verdict,
+                "showlegend": True,
+                "text": told,
+                "hovertemplate": "%{text}<extra></extra>",
+                "cliponaxis": False,
+                "marker": {
+                    "symbol": hollow,
+                    "size": size,
+                    "color": f"var(--{mark.css})",
+                    "line": {"width": 2, "color": f"var(--{mark.css})"},
+                },
+            }
+        )
+    return traces
+
+
+def _response_alt(view: Response, values: Sequence[float | None], name: str) -> str:
+    parts = [f"Held-out {name} against the learning rate, one mark a trial."]
+    shown: dict[float, list[str]] = {}
+    for point, value in zip(view.points, values, strict=True):
+        shown.setdefault(point.lr, []).append(number(value))
+    if len(shown) <= 12:
+        parts += [f"At {rate(lr)}: {', '.join(texts)}." for lr, texts in shown.items()]
+    else:
+        parts.append(f"{len(shown)} rates from {rate(min(shown))} to {rate(max(shown))}.")
+    return " ".join(parts)
+
+
+def schedule_figure(view: AdamSchedule) -> Figure:
+    """Adam's factor lr_t over the steps, both axes logarithmic, with the rate it tends to."""
+    values = [v for r in view.rates for v in (*r.effective, r.lr)]
+    low, high = log_range(values) or (0.0, 1.0)
+    last = max(r.steps[-1] for r in view.rates)
+    traces = []
+    for shown in view.rates:
+        colour = "var(--diverged)" if shown.role == "fails" else "var(--best)"
+        traces.append(line((1, last), (shown.lr, shown.lr), colour, width=1, dash="dot"))
+        hover = "step %{x}: lr<sub>t</sub> = %{y:.3g}<extra></extra>"
+        told = {"hoverinfo": None, "hovertemplate": hover}
+        traces.append(line(shown.steps, shown.effective, colour, width=2.5, **told))
+        traces.append(
+            label(1, shown.lr, f"η = {rate(shown.lr)}, {shown.role}", colour, "top right")
+        )
+    y = axis(
+        "lr<sub>t</sub>", log=True, ticks=log_ticks(10**low, 10**high, 6), range=[low, high + 0.1]
+    )
+    width = log_range((1, last)) or (0.0, 1.0)
+    x = axis("step t", log=True, ticks=log_ticks(1, last), range=[0, width[1]])
+    alt = (
+        "Adam's lr_t over the steps: it dips in the first steps and rises to the rate. "
+        + " ".join(
+            f"At {rate(r.lr)}: {number(r.effective[0])} at step 1, "
+            f"{number(min(r.effective))} at its lowest, "
+            f"{number(r.effective[-1])} at step {number(r.steps[-1])}."
+            for r in view.rates
+        )
+    )
+    return Figure("schedule", alt, traces, layout(x, y, legend=False))

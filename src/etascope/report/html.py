@@ -1,0 +1,129 @@
+"""The report of a study: one HTML file that holds everything and asks the network for nothing.
+
+The page carries its scripts and allows exactly these, by their hashes. It can be read without
+them too: the answer, the table and the texts are plain HTML, only the figures are drawn.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from etascope.errors import StudyError
+from etascope.journal import dumps, write_atomically
+from etascope.report import views, words
+from etascope.report.figures import Figure, response_figure, schedule_figure
+from etascope.report.lines import curves_figure, pair_figures
+from etascope.report.palette import MARKS
+from etascope.report.reproduction import size
+from etascope.study import Study
+
+HERE = Path(__file__).parent
+PLOTLY = HERE / "vendor" / "plotly-basic.min.js"
+
+
+class Part(NamedTuple):
+    """A script of the page: its text, and the hash that lets it run."""
+
+    text: str
+    allowed: str
+
+
+def report(study: Study, path: str | os.PathLike[str]) -> Path:
+    """Write the report of a study as one HTML file that works offline.
+
+    Args:
+        study: from `sweep` or `open_study`, finished or not.
+        path: the file; it is replaced as a whole or not at all.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        StudyError: if the file cannot be written.
+    """
+    target = Path(path)
+    page = render(study).encode()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, page)
+    except OSError as error:
+        raise StudyError(
+            f"cannot write the report to {target}: {error.strerror or error}; name another file"
+        ) from error
+    return target
+
+
+def render(study: Study) -> str:
+    """The page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Callable[..., Any]] = {
+        "number": words.number,
+        "share": words.share,
+        "rate": words.rate,
+        "mark": MARKS.__getitem__,
+    }
+    environment.filters.update(filters)
+    environment.globals.update(number=words.number, share=words.share)
+    found = figures(study)
+    scripts = [_script(PLOTLY), _script(HERE / "templates" / "page.js")]
+    return environment.get_template("report.html").render(
+        study=study,
+        figures={figure.name: figure for figure in found},
+        data=Markup(embedded({f.name: {"data": f.data, "layout": f.layout} for f in found})),
+        scripts=[Markup(script.text) for script in scripts],
+        allowed=" ".join(script.allowed for script in scripts),
+        marks=MARKS,
+        answer=views.answer(study),
+        pair=views.high_and_low(study),
+        rows=views.table(study),
+        reference=views.reference_curves(study),
+        schedule=views.adam_schedule(study),
+        reproduction=views.reproduce(study),
+        folder=study.path.resolve().name,
+        size=size(study),
+        cost=words.duration(sum(history.seconds for history in study.trials)),
+    )
+
+
+def figures(study: Study) -> list[Figure]:
+    """Every figure that the study has records for."""
+    response, schedule = views.response(study), views.adam_schedule(study)
+    found = [
+        response_figure(response, "loss"),
+        response_figure(response, "metric"),
+        *pair_figures(
+            views.high_and_low(study), views.reference_curves(study), response, study.horizon
+        ),
+        curves_figure(views.curves(study), response.chance),
+        schedule_figure(schedule) if schedule else None,
+    ]
+    return [figure for figure in found if figure is not None]
+
+
+def embedded(value: Any) -> str:
+    """`value` as JSON that can stand inside a script element, whatever strings it holds.
+
+    >>> embedded({"name": "</script>"})
+    '{"name": "\\\\u003c/script>"}'
+    """
+    return dumps(value).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+
+
+def _script(path: Path) -> Part:
+    text = path.read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return Part(text, f"'sha256-{digest}'")

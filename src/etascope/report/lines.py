@@ -1,0 +1,199 @@
+"""The figures over the steps, as plotly's JSON: the failing and the working rate, all losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from etascope.report.axes import Range, apart, log_range, log_ticks, plain_range
+from etascope.report.figures import INK, MUTED, Figure, Trace, axis, label, layout, line
+from etascope.report.palette import MARKS, rate_colour, scale
+from etascope.report.views import Curve, HighLow, Reference, ReferenceCurve, Response
+from etascope.report.words import number, rate, share
+
+LABELLED = 8  # rates that are labelled at the end of their lines; more of them get a colour bar
+FEW = 24  # trials that are drawn with every point and a trend; more of them get one line each
+
+
+def pair_figures(
+    pair: HighLow, reference: Reference | None, against: Response, horizon: int
+) -> list[Figure]:
+    """The metric over the steps of the failing and the working rate, on the same axes."""
+    shown = [(n, c) for n, c in (("high", pair.high), ("low", pair.low)) if c and c.probe.steps]
+    values = [v for _, c in shown for v in (*c.probe.values, *c.valid_metric, c.test_metric)]
+    reach = plain_range([*values, against.majority])
+    metric = against.metric or "metric"
+    return [
+        _pair_figure(
+            name, curve, _behind(curve, reference), against.majority, (metric, horizon, reach)
+        )
+        for name, curve in shown
+    ]
+
+
+def _behind(curve: Curve, reference: Reference | None) -> ReferenceCurve | None:
+    found = reference.curves if reference else ()
+    return next((r for r in found if abs(r.lr / curve.lr - 1) < 1e-6), None)
+
+
+def _pair_figure(
+    name: str,
+    curve: Curve,
+    behind: ReferenceCurve | None,
+    majority: float | None,
+    frame: tuple[str, int, Range],
+) -> Figure:
+    metric, horizon, reach = frame
+    colour = f"var(--{MARKS[curve.verdict].css})"
+    traces = []
+    if majority is not None:
+        traces.append(line((0, horizon), (majority, majority), MUTED, width=1, dash="dot"))
+        traces.append(
+            label(horizon, majority, f"commonest class {share(majority)}", MUTED, "top left")
+        )
+    if behind is not None:
+        style = {"width": 2, "dash": "dash", "name": "TensorFlow", "showlegend": True}
+        told = {
+            "hoverinfo": None,
+            "hovertemplate": "TensorFlow, step %{x}: %{y:.3f}<extra></extra>",
+        }
+        series = behind.accuracy
+        traces.append(line(series.trend_steps, series.trend, "var(--reference)", **style, **told))
+    traces += _probe(curve, colour, metric)
+    held = {"type": "scatter", "mode": "markers", "name": "held out", "showlegend": True}
+    told = {"hovertemplate": f"held-out {metric} at step %{{x}}: %{{y:.3f}}<extra></extra>"}
+    marker = {"symbol": "circle-open", "size": 8, "color": INK, "line": {"width": 1.5}}
+    x, y = list(curve.valid_steps), list(curve.valid_metric)
+    traces.append({**held, **told, "x": x, "y": y, "marker": marker, "cliponaxis": False})
+    made = layout(
+        axis("step", range=[-0.01 * horizon, 1.01 * horizon]), axis(metric, range=list(reach))
+    )
+    end = curve.valid_metric[-1] if curve.valid_metric else None
+    alt = (
+        f"{metric} on the training batch over the steps at rate {rate(curve.lr)}, which is "
+        f"{curve.verdict}; held out it ends at {share(end)}"
+        + ("; a dashed grey line is TensorFlow's." if behind else ".")
+    )
+    return Figure(f"pair-{name}", alt, traces, made)
+
+
+def _probe(curve: Curve, colour: str, metric: str) -> list[Trace]:
+    """The metric of the training batches: the points faint and their trend over them."""
+    told = {
+        "hoverinfo": None,
+        "hovertemplate": f"batch {metric} at step %{{x}}: %{{y:.3f}}<extra></extra>",
+    }
+    legend = {"name": "training batch", "showlegend": True}
+    series = curve.probe
+    if len(series.steps) <= len(series.trend_steps):
+        return [line(series.steps, series.values, colour, **told, **legend)]
+    faint = line(series.steps, series.values, colour, width=1, opacity=0.35, **told)
+    return [faint, line(series.trend_steps, series.trend, colour, **legend)]
+
+
+def curves_figure(curves: Sequence[Curve], chance: float | None) -> Figure | None:
+    """The training loss of every trial over its steps, both axes logarithmic where they can be."""
+    curves = [c for c in curves if any(v is not None for v in c.loss.values)]
+    if not curves:
+        return None
+    lrs = sorted({c.lr for c in curves})
+    values = [v for c in curves for v in c.loss.values]
+    logs = log_range([*values, chance], 0.04)
+    low, high = logs or plain_range([*values, chance])
+    last = max(c.loss.steps[-1] for c in curves) + 1
+    traces: list[Trace] = []
+    if chance is not None:
+        traces.append(line((1, last), (chance, chance), MUTED, width=1, dash="dot"))
+        text = f"knowing nothing: {number(chance)}"
+        traces.append(label(1, chance, text, MUTED, "bottom right"))
+    for curve in sorted(curves, key=lambda c: -c.lr):
+        traces += _loss(curve, rate_colour(curve.lr, lrs), whole=len(curves) <= FEW)
+    if len(lrs) <= LABELLED:
+        traces += _end_labels(curves, lrs, bool(logs), (low, high))
+    else:
+        traces.append(_colour_bar(lrs))
+    ticks = log_ticks(10**low, 10**high, 8) if logs else None
+    reach = log_range((1, last)) or (0.0, 1.0)
+    made = layout(
+        axis("step", log=True, ticks=log_ticks(1, last), range=[0, reach[1]]),
+        axis("training loss", log=bool(logs), ticks=ticks, range=[low, high]),
+        right=58 if len(lrs) <= LABELLED else 20,
+        legend=False,
+    )
+    alt = f"Training loss over the steps for {len(curves)} trials. " + " ".join(
+        f"{rate(c.lr)}: highest {number(max(v for v in c.loss.values if v is not None))}, "
+        f"ends at {number(c.loss.trend[-1])}."
+        for c in curves[:12]
+    )
+    return Figure("curves", alt, traces, made)
+
+
+def _loss(curve: Curve, colour: str, *, whole: bool) -> list[Trace]:
+    """One trial: every point faint and the trend over it, or with many trials one thin line."""
+    told = {
+        "hoverinfo": None,
+        "hovertemplate": f"<b>{rate(curve.lr)}</b>, seed {curve.seed}<br>"
+        "loss %{y:.4g} at step %{x}<extra></extra>",
+    }
+    series = curve.loss
+    steps = [s + 1 for s in series.steps]
+    if not whole:
+        return [line(steps, series.values, colour, width=1, opacity=0.6, **told)]
+    faint = line(steps, series.values, colour, width=1, opacity=0.3, **told)
+    middle = [s + 1 for s in series.trend_steps]
+    traces = [faint, line(middle, series.trend, colour, width=2.2)]
+    if curve.failed_at is not None:
+        end = [(s, v) for s, v in zip(steps, series.values, strict=True) if v is not None][-1]
+        mark = {"symbol": "x", "size": 10, "color": colour}
+        point = {"type": "scatter", "mode": "markers", "x": [end[0]], "y": [end[1]], "marker": mark}
+        traces.append({**point, "hoverinfo": "skip", "showlegend": False})
+    return traces
+
+
+def _end_labels(
+    curves: Sequence[Curve], lrs: Sequence[float], logs: bool, reach: Range
+) -> list[Trace]:
+    """Each rate beside the end of its line; labels that would overlap are moved apart."""
+
+    ends: dict[int, list[tuple[float, float]]] = {}
+    for lr in lrs:
+        curve = next(c for c in curves if c.lr == lr)
+        value = next((v for v in reversed(curve.loss.trend) if v is not None), None)
+        if value is not None:
+            ends.setdefault(curve.loss.steps[-1] + 1, []).append(
+                (lr, math.log10(value) if logs else value)
+            )
+    traces: list[Any] = []
+    for step, found in ends.items():
+        places = apart([place for _, place in found], 0.055 * (reach[1] - reach[0]))
+        for (lr, _), place in zip(found, places, strict=True):
+            y = 10**place if logs else place
+            traces.append(label(step, y, f" {rate(lr)}", rate_colour(lr, lrs)))
+    return traces
+
+
+def _colour_bar(lrs: Sequence[float]) -> Trace:
+    """An invisible point that carries the scale from colour to rate."""
+    low, high = log_range(lrs, 0) or (0.0, 1.0)
+    ticks = log_ticks(min(lrs), max(lrs))
+
+    bar = {
+        "title": {"text": "η"},
+        "tickvals": [math.log10(v) for v in ticks.values],
+        "ticktext": ticks.texts,
+        "thickness": 10,
+        "outlinewidth": 0,
+    }
+    marker = {
+        "color": [low, high],
+        "cmin": low,
+        "cmax": high,
+        "colorscale": scale(),
+        "showscale": True,
+        "colorbar": bar,
+        "size": 0.1,
+        "opacity": 0,
+    }
+    point = {"type": "scatter", "mode": "markers", "x": [None, None], "y": [None, None]}
+    return {**point, "marker": marker, "hoverinfo": "skip", "showlegend": False}

@@ -1,0 +1,65 @@
+"""The table of a study: one row a rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from etascope.study import Study
+
+
+class Spread(NamedTuple):
+    """A mean over seeds with its range; `seeds` seeds had a value, which may be less than all."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+class Row(NamedTuple):
+    """One rate in the table."""
+
+    lr: float
+    seeds: int
+    steps: tuple[int, int]
+    valid_loss: Spread | None
+    metric: Spread | None
+    test_metric: Spread | None
+    peak_loss: Spread | None
+    verdict: str
+    provisional: bool
+    as_of: int
+    reason: str
+
+
+def table(study: Study) -> tuple[Row, ...]:
+    """One row a rate, ascending: numbers over its seeds, the verdict and its reason."""
+    rows = []
+    for lr, verdict in study.verdicts.items():
+        group = [h for h in study.trials if h.trial.lr == lr]
+        valid = [e for h in group if (e := h.evaluation("valid"))]
+        test = [e for h in group if (e := h.evaluation("test"))]
+        rows.append(
+            Row(
+                lr=lr,
+                seeds=len(group),
+                steps=(min(h.step for h in group), max(h.step for h in group)),
+                valid_loss=_spread([e.loss for e in valid]),
+                metric=_spread([e.metric for e in valid]),
+                test_metric=_spread([e.metric for e in test]),
+                peak_loss=_spread([h.peak[1] if h.peak else None for h in group]),
+                verdict=verdict.name,
+                provisional=verdict.provisional,
+                as_of=verdict.step,
+                reason=verdict.reason,
+            )
+        )
+    return tuple(rows)
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    there = [v for v in values if v is not None]
+    if not there:
+        return None
+    return Spread(sum(there) / len(there), min(there), max(there), len(there))

@@ -1,0 +1,77 @@
+"""The table of a study on a terminal, with the answer above it."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from etascope.report.answer import answer
+from etascope.report.rates import Row, Spread, table
+from etascope.report.words import number, rate, share
+from etascope.study import Study
+
+# Never by colour alone: each verdict has a sign of its own.
+SIGNS = {
+    "best": ("★", "bold green"),
+    "good": ("●", "green"),
+    "too slow": ("▼", "blue"),
+    "stuck": ("■", "yellow"),
+    "diverged": ("✖", "red"),
+    "undecided": ("?", "dim"),
+}
+
+
+def summary(study: Study) -> RenderableType:
+    """The answer, the table with a reason for each rate, and what is not known."""
+    said = answer(study)
+    rows = table(study)
+    metric = study.problem.metric or "metric"
+    columns = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name in ("rate", "seeds", "steps", "held-out loss", metric, f"test {metric}", "peak loss"):
+        columns.add_column(name, justify="right", no_wrap=True)
+    columns.add_column("verdict", no_wrap=True)
+    for row in rows:
+        columns.add_row(*_cells(row))
+    reasons = Table.grid(padding=(0, 2, 0, 0))
+    reasons.add_column(justify="right", no_wrap=True)
+    reasons.add_column()
+    for row in rows:
+        reasons.add_row(rate(row.lr), Text(row.reason))
+    return Group(
+        Text(said.headline, style="bold"),
+        *(Text(sentence) for sentence in said.sentences[:2]),
+        "",
+        columns,
+        "",
+        reasons,
+        "",
+        *(Padding(Text(f"note: {caveat}", style="dim"), 0) for caveat in said.caveats),
+    )
+
+
+def _cells(row: Row) -> list[str | Text]:
+    low, high = row.steps
+    sign, style = SIGNS[row.verdict]
+    as_of = f" (at step {row.as_of})" if row.provisional and row.as_of else ""
+    return [
+        rate(row.lr),
+        str(row.seeds),
+        str(high) if low == high else f"{low}–{high}",
+        _mean(row.valid_loss),
+        _mean(row.metric, metric=True),
+        _mean(row.test_metric, metric=True),
+        _mean(row.peak_loss),
+        Text(f"{sign} {row.verdict}{as_of}", style=style),
+    ]
+
+
+def _mean(spread: Spread | None, *, metric: bool = False) -> str:
+    """The mean over seeds; `±` half the range where there are several."""
+    if spread is None:
+        return ""
+    write = share if metric else number
+    if spread.seeds == 1:
+        return write(spread.mean)
+    return f"{write(spread.mean)} ±{write((spread.high - spread.low) / 2)}"

@@ -1,0 +1,244 @@
+"""What is shown of a study, as plain numbers and strings: the one source of tables and figures.
+
+Each view is a pure function of a `Study`. Nothing is drawn here, and nothing is worked out where
+these are drawn. Steps count finished updates, as in `etascope.records`; a value that is missing
+or not finite is None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from etascope.optim.reference import effective_lr
+from etascope.records import Evaluation, History, Verdict
+from etascope.report.answer import FAILED, Answer, answer
+from etascope.report.elsewhere import Reference, ReferenceCurve, reference_curves
+from etascope.report.rates import Row, Spread, table
+from etascope.report.reproduction import Reproduction, reproduce
+from etascope.report.thinning import LIMIT, Drawn, Series, drawn, finite, thin
+from etascope.study import Study
+
+__all__ = [
+    "AdamSchedule",
+    "Answer",
+    "Common",
+    "Curve",
+    "HighLow",
+    "Point",
+    "RateOverSteps",
+    "Reference",
+    "ReferenceCurve",
+    "Reproduction",
+    "Response",
+    "Row",
+    "Spread",
+    "adam_schedule",
+    "answer",
+    "curves",
+    "high_and_low",
+    "reference_curves",
+    "reproduce",
+    "response",
+    "table",
+]
+
+BETAS = (0.9, 0.999)  # of the named Adam optimizers
+POINTS = 60_000  # of all loss curves of one study together
+FEWEST = 200  # points that a curve keeps however many there are
+
+
+class Point(NamedTuple):
+    """One trial in the plots against the rate; `step` is that of its last held-out evaluation."""
+
+    lr: float
+    seed: int
+    step: int
+    loss: float | None
+    metric: float | None
+    verdict: str
+    provisional: bool
+
+
+class Common(NamedTuple):
+    """The mean over seeds of every rate at the last step that all of them were evaluated at."""
+
+    step: int
+    lrs: tuple[float, ...]
+    loss: Drawn
+    metric: Drawn
+
+
+class Response(NamedTuple):
+    """What each rate came to. `majority` is the metric of always naming the commonest class."""
+
+    points: tuple[Point, ...]
+    common: Common | None
+    chance: float | None
+    majority: float | None
+    metric: str | None
+    best: float | None
+    band: tuple[float, float] | None
+    horizon: int
+
+
+class Curve(NamedTuple):
+    """One trial over its steps; the probe is the metric of the training batch, without dropout."""
+
+    lr: float
+    seed: int
+    verdict: str
+    step: int
+    failed_at: int | None
+    loss: Series
+    probe: Series
+    valid_steps: tuple[int, ...]
+    valid_loss: Drawn
+    valid_metric: Drawn
+    test_step: int | None
+    test_loss: float | None
+    test_metric: float | None
+
+
+class HighLow(NamedTuple):
+    """The rate that fails and the rate that works, trained to the horizon; None where absent."""
+
+    high: Curve | None
+    low: Curve | None
+
+
+class RateOverSteps(NamedTuple):
+    """The factor that Adam puts before its update, at a thinned choice of steps from 1."""
+
+    lr: float
+    role: str
+    steps: tuple[int, ...]
+    effective: tuple[float, ...]
+
+
+class AdamSchedule(NamedTuple):
+    """Adam's own schedule `lr_t` of the high and the best rate."""
+
+    nesterov: bool
+    betas: tuple[float, float]
+    rates: tuple[RateOverSteps, ...]
+
+
+def response(study: Study) -> Response:
+    """The last held-out loss and metric of every trial, with what they are measured against."""
+    points = []
+    for history in study.trials:
+        evaluation, verdict = history.evaluation("valid"), study.judgement.trials[history.trial]
+        points.append(
+            Point(
+                lr=history.trial.lr,
+                seed=history.trial.seed,
+                step=evaluation.step if evaluation else history.step,
+                loss=finite(evaluation.loss if evaluation else None),
+                metric=finite(evaluation.metric if evaluation else None),
+                verdict=verdict.name,
+                provisional=verdict.provisional,
+            )
+        )
+    majority = study.problem.chance.majority
+    counted = any(e.correct is not None for h in study.trials for e in h.evaluations)
+    return Response(
+        points=tuple(points),
+        common=_common(study),
+        chance=finite(study.problem.chance.loss),
+        majority=max(majority)[1] if majority and counted else None,
+        metric=study.problem.metric,
+        best=study.best,
+        band=study.band,
+        horizon=study.horizon,
+    )
+
+
+def curves(study: Study) -> tuple[Curve, ...]:
+    """Every trial that has begun, over its steps, with a bounded number of points in all."""
+    begun = [h for h in study.trials if h.step or len(h.loss)]
+    limit = max(FEWEST, min(LIMIT, POINTS // max(len(begun), 1)))
+    return tuple(_curve(h, study.judgement.trials[h.trial], limit) for h in begun)
+
+
+def high_and_low(study: Study) -> HighLow:
+    """The failed trial of the highest rate that went for the horizon, and one of the best rate."""
+    whole = [h for h in study.trials if h.target >= study.horizon and len(h.loss)]
+    failed = [h for h in whole if study.judgement.trials[h.trial].name in FAILED]
+    best = [h for h in whole if h.trial.lr == study.best]
+    high = max(failed, key=lambda h: (h.trial.lr, -h.trial.seed), default=None)
+    low = min(best, key=lambda h: h.trial.seed, default=None)
+
+    def curve(history: History | None) -> Curve | None:
+        if history is None:
+            return None
+        return _curve(history, study.judgement.trials[history.trial], LIMIT)
+
+    return HighLow(curve(high), curve(low))
+
+
+def adam_schedule(study: Study) -> AdamSchedule | None:
+    """`lr_t = lr·sqrt(1 - β2^t)/(1 - β1^t)` of the high and the best rate.
+
+    None where the optimizer is not the Adam of this package, or neither rate is there.
+    """
+    optimizer = study.plan.get("optimizer")
+    if optimizer not in ("adam", "adam-nesterov"):
+        return None
+    pair = high_and_low(study)
+    rates = []
+    for role, lr in (("fails", pair.high and pair.high.lr), ("best", study.best)):
+        if lr is not None:
+            steps = np.unique(np.geomspace(1, max(study.horizon, 1), 300).round().astype(int))
+            values = effective_lr(lr, steps, BETAS)
+            effective = tuple(float(f"{v:.6g}") for v in values)
+            rates.append(RateOverSteps(lr, role, tuple(steps.tolist()), effective))
+    return AdamSchedule(optimizer == "adam-nesterov", BETAS, tuple(rates)) if rates else None
+
+
+def _common(study: Study) -> Common | None:
+    """None with fewer than two rates that have not failed outright, or without a common step."""
+    groups: dict[float, list[History]] = {}
+    for history in study.trials:
+        if history.failure is None:
+            groups.setdefault(history.trial.lr, []).append(history)
+    reached = [
+        {e.step for e in h.evaluations if e.split == "valid"} for g in groups.values() for h in g
+    ]
+    steps = set.intersection(*reached) if reached else set()
+    if len(groups) < 2 or not steps:
+        return None
+    step = max(steps)
+    means: list[tuple[float, float]] = []
+    for group in groups.values():
+        there = [e for h in group if (e := h.evaluation("valid", step))]
+        means.append((_mean([e.loss for e in there]), _mean([e.metric for e in there])))
+    return Common(step, tuple(groups), drawn([m[0] for m in means]), drawn([m[1] for m in means]))
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    there = [v for v in values if v is not None]
+    return sum(there) / len(there) if there else math.nan
+
+
+def _curve(history: History, verdict: Verdict, limit: int) -> Curve:
+    valid = sorted({e.step: e for e in history.evaluations if e.split == "valid"}.items())
+    test: Evaluation | None = history.evaluation("test")
+    return Curve(
+        lr=history.trial.lr,
+        seed=history.trial.seed,
+        verdict=verdict.name,
+        step=history.step,
+        failed_at=history.failure.step if history.failure else None,
+        loss=thin(np.arange(len(history.loss)), history.loss, limit, growing=True),
+        probe=thin(history.probe_steps, history.probe_metric, limit),
+        valid_steps=tuple(step for step, _ in valid),
+        valid_loss=drawn([e.loss for _, e in valid]),
+        valid_metric=drawn([math.nan if e.metric is None else e.metric for _, e in valid]),
+        test_step=test.step if test else None,
+        test_loss=finite(test.loss if test else None),
+        test_metric=finite(test.metric if test else None),
+    )

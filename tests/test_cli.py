@@ -1,0 +1,203 @@
+"""The command line, run as a user runs it."""
+
+import gzip
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import etascope as es
+
+HERE = Path(__file__).parent
+MNIST = Path(es.__file__).parent / "data" / "mnist"
+BLOBS = f"{HERE / 'small.py'}:blobs_problem"
+
+BAD = """
+import torch, etascope as es
+x = torch.linspace(-1, 1, 32)[:, None]
+data = dict(train=(x, x), valid=(x, x))
+def mse(m, b): return (m(b[0]) - b[1]).square().mean()
+def no_model(): raise RuntimeError("the model is on holiday")
+raises = es.Problem(model=no_model, loss=mse, **data)
+vector = es.Problem(model=lambda: torch.nn.Linear(1, 1),
+                    loss=lambda m, b: (m(b[0]) - b[1]).square(), **data)
+def late(m, b):
+    late.calls += 1
+    if late.calls > 8: raise RuntimeError("the loss gave up")
+    return mse(m, b)
+late.calls = 0
+later = es.Problem(model=lambda: torch.nn.Linear(1, 1), loss=late, **data)
+"""
+
+
+def etascope(*words, cwd=None):
+    command = [sys.executable, "-m", "etascope.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "study"
+    words = ("sweep", BLOBS, "--lrs", "1e-3:1:4", "--lrs", "1e6", "--steps", 40, "--out", out)
+    done = etascope(*words, "--optimizer", "sgd")
+    assert done.returncode == 0, done.stderr
+    assert "Use a learning rate of" in done.stdout
+    return out
+
+
+def test_show_prints_a_table_and_json_that_agree(study):
+    table, text = etascope("show", study), etascope("show", study, "--json")
+    assert (table.returncode, text.returncode) == (0, 0)
+    document = json.loads(text.stdout, parse_constant=pytest.fail)
+    assert document["version"] == 1
+    assert document == es.open_study(study).to_dict()
+    assert f"Use a learning rate of {document['best']['lr']:g}" in table.stdout
+    assert [trial["lr"] for trial in document["trials"]] == [1e-3, 1e-2, 1e-1, 1.0, 1e6]
+
+
+def test_the_json_has_what_scripts_rest_on(study):
+    document = es.open_study(study).to_dict()
+    assert set(document) == {
+        "version", "study", "problem", "plan", "environment", "best", "rates", "trials",
+    }  # fmt: skip
+    for trial in document["trials"]:
+        assert set(trial) == {
+            "lr", "seed", "target", "steps", "status", "seconds", "verdict", "failure", "final",
+            "peak", "series",
+        }  # fmt: skip
+        assert len(trial["series"]["loss"]) >= trial["steps"]
+        assert trial["verdict"]["reason"]
+    best = next(t for t in document["trials"] if t["lr"] == document["best"]["lr"])
+    assert best["final"]["valid"]["examples"] == 100
+    assert best["final"]["test"]["examples"] == 60
+
+
+def test_report_writes_page_plots_and_event_files(study, tmp_path):
+    words = ("-o", tmp_path / "a.html", "--plots", tmp_path / "p", "--tensorboard", tmp_path / "tb")
+    done = etascope("report", study, *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+    assert list((tmp_path / "p").glob("*.png"))
+    assert list((tmp_path / "tb").rglob("*tfevents*"))
+
+
+def test_problems_lists_what_is_built_in():
+    done = etascope("problems")
+    assert done.returncode == 0
+    assert "mnist-cnn" in done.stdout
+    assert "adam-nesterov" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("sweep", "mnist-cm"), "did you mean mnist-cnn"),
+        (("sweep", BLOBS, "--optimizer", "adamm"), "adamm"),
+        (("sweep", BLOBS, "--lrs", "0"), "learning rate is 0.0"),
+        (("sweep", BLOBS, "--lrs", "-0.1"), "learning rate is -0.1"),
+        (("sweep", BLOBS, "--lrs", "nan"), "learning rate is nan"),
+        (("sweep", BLOBS, "--lrs", "0.1,0.10"), "given twice"),
+        (("sweep", BLOBS, "--lrs", "fast"), "'fast' is no learning rate"),
+        (("sweep", BLOBS, "--steps", "0"), "steps is 0"),
+        (("sweep", BLOBS, "--seeds", "0"), "seeds is 0"),
+        (("sweep", BLOBS, "--schedule", "cosinus"), "no schedule is called"),
+        (("sweep", "mnist-cnn", "--data", "/nonexistent"), "/nonexistent"),
+        (("sweep", "mnist-cnn", "--keep-prob", "0"), "keep_prob is 0.0"),
+        (("demo", "--steps", "0"), "steps is 0"),
+        (("demo", "--lrs", "x"), "'x' is no learning rate"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_status_2(tmp_path, words, told):
+    done = etascope(*words, "--out", tmp_path / "out")
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "told"),
+    [
+        ("raises", "the model factory raised RuntimeError: the model is on holiday"),
+        ("vector", "shape (32, 1); take its mean over the batch"),
+        ("nothing", "has no attribute 'nothing'"),
+    ],
+)
+def test_a_problem_that_cannot_work_is_one_sentence_and_status_2(tmp_path, attribute, told):
+    (tmp_path / "bad.py").write_text(BAD)
+    done = etascope("sweep", f"bad.py:{attribute}", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_study_of_which_every_trial_raised_is_status_1_and_can_be_read(tmp_path):
+    (tmp_path / "bad.py").write_text(BAD)
+    words = ("--steps", 20, "--lrs", "0.1,0.2", "--optimizer", "sgd", "--out", "out")
+    done = etascope("sweep", "bad.py:later", *words, cwd=tmp_path)
+    assert done.returncode == 1
+    failures = [h.failure for h in es.open_study(tmp_path / "out").trials]
+    assert all(f is not None and "the loss gave up" in f.message for f in failures)
+
+
+@pytest.mark.parametrize("command", ["show", "report"])
+def test_no_study_there_is_one_sentence_and_status_1(tmp_path, command):
+    done = etascope(command, tmp_path / "none")
+    assert done.returncode == 1
+    assert "there is no study in" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_directory_of_another_study_is_status_2(study):
+    done = etascope("sweep", BLOBS, "--steps", 41, "--optimizer", "sgd", "--out", study)
+    assert done.returncode == 2
+    assert "steps 40 instead of 41" in done.stderr
+
+
+def test_a_data_directory_with_a_truncated_file_names_it(tmp_path):
+    for name in os.listdir(MNIST):
+        if name.endswith(".gz"):
+            shutil.copy(MNIST / name, tmp_path)
+    whole = gzip.decompress((tmp_path / "t10k-images-idx3-ubyte.gz").read_bytes())
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(whole[:5000]))
+    done = etascope("sweep", "mnist-cnn", "--data", tmp_path, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "t10k-images-idx3-ubyte.gz" in done.stderr
+    assert "5000" in done.stderr
+
+
+def test_on_a_terminal_every_trial_has_a_live_row(tmp_path):
+    """Run under a pseudo-terminal: the display redraws itself there, and says the rate."""
+    words = ("sweep", BLOBS, "--lrs", "0.125", "--steps", "300", "--optimizer", "sgd")
+    command = [sys.executable, "-m", "etascope.cli", *words, "--out", str(tmp_path / "out")]
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        command, stdout=slave, stderr=slave, env={**os.environ, "COLUMNS": "120", "TERM": "xterm"}
+    )
+    os.close(slave)
+    seen = b""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            seen += os.read(master, 65536)
+        except OSError:  # the other end is closed
+            break
+    os.close(master)
+    assert process.wait(timeout=10) == 0
+    assert b"0.125" in seen
+    assert b"/300" in seen
+    assert b"time left" in seen
+    assert b"\x1b[" in seen
+
+
+def test_help_and_version():
+    assert "sweep" in etascope("--help").stdout
+    assert etascope("--version").stdout.strip() == f"etascope {es.__version__}"
+    assert etascope("swep").returncode == 2
