@@ -207,7 +207,7 @@ def main() -> None:
         "version": tf.__version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu": cpu(),
         "threads": options.threads,
         "date": datetime.date.today().isoformat(),

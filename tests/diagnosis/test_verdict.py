@@ -187,6 +187,14 @@ def test_without_classes_the_held_out_loss_is_what_counts():
     assert found == {0.1: "best", 1.0: "stuck"}
 
 
+def test_one_held_out_batch_without_classes_is_nothing_to_judge_by():
+    lonely = replace(history(0.1, 0.2, start=1.0), evaluations=())
+    single = replace(evaluation(100, 0.2), batch_losses=(0.2,))
+    found = judge([replace(lonely, evaluations=(single,))], REGRESSION, 100)
+    assert found.rates[0.1].name == "undecided"
+    assert "several batches" in found.rates[0.1].reason
+
+
 def test_all_failed_has_no_best_and_an_unfinished_study_no_verdict():
     found = judge([diverged(0.1), diverged(0.2)], CHANCE, 100)
     assert found.best is None

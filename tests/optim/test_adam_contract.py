@@ -125,6 +125,25 @@ def test_a_sparse_gradient_is_refused_before_anything_moves() -> None:
     assert not optimizer.state
 
 
+def test_a_cuda_graph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = Parameter(torch.ones(2))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(UsageError, match="CUDA graph"):
+        stepped(Adam([p]), p)
+    assert p.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_plain_direction_runs_in_the_fused_kernel(nesterov: bool) -> None:
+    dense, gaps = Parameter(torch.ones(4, 4)), Parameter(torch.ones(4, 4)[:, ::2])
+    for p, fused in [(dense, not nesterov), (gaps, False)]:
+        optimizer = stepped(Adam([p], nesterov=nesterov), p)
+        with torch.profiler.profile() as profile:
+            optimizer.step()
+        assert ("aten::_fused_adam_" in {event.name for event in profile.events()}) == fused
+
+
 def spoil(state: dict[str, Any], name: str) -> None:
     if name == "shape":
         state["state"][0]["exp_avg"] = torch.ones(2)

@@ -90,18 +90,21 @@ def _at_chance(
     rates_that_learn: Sequence[float],
     evidence: dict[str, Number],
 ) -> Verdict:
+    step = evaluation.step
     share = _majority(evaluation, chance)
     if share is not None and evaluation.correct is not None:
         at_chance = (
             f"held-out accuracy {evaluation.metric:.3f} is not significantly above "
             f"{share:.3f}, the share of the most common class"
         )
+    elif len(evaluation.batch_losses) < 2:
+        reason = "one held-out batch has no spread to judge by; give valid in several batches"
+        return Verdict("undecided", step, False, reason, evidence)
     else:
         at_chance = (
             f"held-out loss {evaluation.loss:.4g} is not significantly below {chance.loss:.4g}, "
             f"the loss of knowing nothing ({chance.source})"
         )
-    step = evaluation.step
     rose = _rose(history)
     if not rose and any(lr > history.trial.lr for lr in rates_that_learn):
         reason = f"{at_chance}; its loss never rose and a larger rate learns: it has not arrived"

@@ -14,7 +14,6 @@ from etascope.errors import UsageError
 
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 _FUSED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_OPTIONS_OF_TORCH = ("amsgrad", "maximize", "decoupled_weight_decay")
 
 
 class Adam(Optimizer):
@@ -71,8 +70,8 @@ class Adam(Optimizer):
         2016; `torch.optim.NAdam`, Keras Nadam), which also schedules the momentum and divides its
         two terms by corrections of their own.
 
-        There is no `amsgrad`, `maximize` or `decoupled_weight_decay`. t is counted on the host, so
-        a CUDA graph cannot capture the step.
+        There is no `amsgrad`, `maximize` or `decoupled_weight_decay`, and t is counted on the
+        host: a CUDA graph cannot capture the step.
     """
 
     def __init__(
@@ -127,12 +126,17 @@ class Adam(Optimizer):
             What the closure returned; None without one.
 
         Raises:
-            UsageError: A gradient is sparse; no parameter is changed.
+            UsageError: A gradient is sparse, or a CUDA graph is being captured; nothing is changed.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+            raise UsageError(
+                "Adam counts its steps on the host, which a CUDA graph would freeze; capture the "
+                "backward pass only, or use torch.optim.Adam with capturable=True."
+            )
         for group in self.param_groups:
             if any(p.grad is not None and p.grad.layout != torch.strided for p in group["params"]):
                 raise UsageError(
@@ -163,10 +167,9 @@ class Adam(Optimizer):
             _update_fused(fused, group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over a state: a loaded one (also of `torch.optim.Adam`) or that of a copy.
+        """Take over a state that is loaded or copied.
 
-        Where no t is recorded, it is the largest count of the parameters, and a parameter that
-        lags behind follows it.
+        That of `torch.optim.Adam` records no t: it is then the largest count of its parameters.
         """
         groups, states = state["param_groups"], state["state"]
         counts = [group["t"] for group in groups if "t" in group]
@@ -183,7 +186,7 @@ class Adam(Optimizer):
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    for name in _OPTIONS_OF_TORCH:
+    for name in ("amsgrad", "maximize", "decoupled_weight_decay"):
         if options.get(name):
             raise UsageError(f"Adam has no {name}; leave it out, or use torch.optim.Adam.")
     for name in ("lr", "weight_decay"):

@@ -58,10 +58,10 @@ class IndexedSource:
             yield self._fetch(order[number * size : (number + 1) * size])
 
     def in_order(self) -> Iterator[Batch]:
-        for first in range(0, self._examples, self._batch_size):
-            yield self._fetch(
-                list(range(first, min(first + self._batch_size, self._examples))),
-            )
+        # Several batches even of a small set: their spread is what a verdict is judged by.
+        size = min(self._batch_size, max(1, self._examples // 10))
+        for first in range(0, self._examples, size):
+            yield self._fetch(list(range(first, min(first + size, self._examples))))
 
 
 class FunctionSource:

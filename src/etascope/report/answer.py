@@ -112,9 +112,9 @@ def _slow(study: Study) -> str:
     slow = [lr for lr, v in study.verdicts.items() if v.name == "too slow"]
     if not slow:
         return ""
-    verdict = study.verdicts[max(slow)]
-    which = listed([rate(lr) for lr in slow]) if len(slow) < 4 else f"{rate(max(slow))} and below"
-    return f"{which}: too slow{_as_of(verdict)}."
+    if len(slow) > 3:
+        return f"Too slow: {_behind(study, max(slow))} and every smaller rate."
+    return f"Too slow: {listed([_behind(study, lr) for lr in slow])}."
 
 
 def _unsettled(study: Study) -> str:
@@ -123,10 +123,17 @@ def _unsettled(study: Study) -> str:
         return ""
     if len(open_) > 3:
         return f"Not settled: {counted(len(open_), 'rate')}, see the table for each."
-    reasons = [
-        f"{rate(lr)}{_as_of(study.verdicts[lr])}: {study.verdicts[lr].reason}" for lr in open_
-    ]
-    return f"Not settled: {'; '.join(reasons)}."
+    return f"Not settled: {listed([_behind(study, lr) for lr in open_])}."
+
+
+def _behind(study: Study, lr: float) -> str:
+    """A rate and how far it ended behind the one it was compared with, or else its reason."""
+    verdict = study.verdicts[lr]
+    gap, other = verdict.evidence.get("gap"), verdict.evidence.get("compared_with")
+    if not isinstance(gap, float) or not isinstance(other, float):
+        return f"{rate(lr)}{_as_of(verdict)} ({verdict.reason})"
+    size = f"{number(abs(gap))} {'above' if gap > 0 else 'below'} that of {rate(other)}"
+    return f"{rate(lr)} (held-out loss {size} at step {number(verdict.step)})"
 
 
 def _as_of(verdict: Verdict) -> str:

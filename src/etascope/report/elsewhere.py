@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ REFERENCE = Path(__file__).parent / "reference" / "mnist_tensorflow.json"
 class ReferenceCurve(NamedTuple):
     """One training of the same network elsewhere, measured the same way."""
 
+    made_by: str
     lr: float
     steps: int
     loss: Series
@@ -45,8 +47,11 @@ def reference_curves(study: Study) -> Reference | None:
         document = json.loads(REFERENCE.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    source = document["provenance"]
+    made_by = f"{source.get('framework', 'TensorFlow')} {source.get('version', '')}".strip()
     found = [
         ReferenceCurve(
+            made_by=made_by,
             lr=float(curve["lr"]),
             steps=int(curve["steps"]),
             loss=_series(range(len(curve["loss"])), curve["loss"]),
@@ -56,9 +61,18 @@ def reference_curves(study: Study) -> Reference | None:
         for curve in document["curves"]
         if int(curve["steps"]) == study.horizon
     ]
-    provenance = tuple((str(k), str(v)) for k, v in document["provenance"].items())
+    provenance = tuple((str(k), str(v)) for k, v in source.items())
     return Reference(provenance, tuple(found)) if found else None
 
 
-def _series(steps: Sequence[int], values: Sequence[float | str]) -> Series:
-    return thin(np.asarray(steps, dtype=np.int64), np.array([float(v) for v in values]))
+def behind(lr: float, reference: Reference | None) -> ReferenceCurve | None:
+    """The training elsewhere at the rate `lr`, if there is one."""
+    found = reference.curves if reference else ()
+    return next((curve for curve in found if math.isclose(curve.lr, lr, rel_tol=1e-6)), None)
+
+
+def _series(steps: Sequence[int], values: Sequence[float | str | None]) -> Series:
+    return thin(
+        np.asarray(steps, dtype=np.int64),
+        np.array([math.nan if v is None else float(v) for v in values]),
+    )

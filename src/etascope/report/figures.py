@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from etascope.report.axes import Ticks, log_range, log_ticks, plain_range
+from etascope.report.axes import Range, Ticks, log_range, log_ticks, plain_range
 from etascope.report.palette import MARKS
 from etascope.report.views import AdamSchedule, Response
 from etascope.report.words import number, rate, share
@@ -105,6 +105,7 @@ def response_figure(view: Response, field: str) -> Figure | None:
     known = [*values, level]
     logs = log_range(known, 0.08) if loss else None
     low, high = logs or plain_range(known)
+    high += 0.1 * (high - low) if loss else 0.0  # room for the words above the chance line
     bottom, top = (10**low, 10**high) if logs else (low, high)
     lrs = [p.lr for p in view.points]
     left, right = log_range(lrs) or (0.0, 1.0)
@@ -115,14 +116,26 @@ def response_figure(view: Response, field: str) -> Figure | None:
             f"knowing nothing: {number(level)}" if loss else f"commonest class: {share(level)}"
         )
         traces.append(line(ends, (level, level), MUTED, width=1, dash="dot"))
-        traces.append(label(ends[0], level, knowing, MUTED, "top right"))
-    # A trial without a finite value is shown all the same, at the edge where it would lie.
-    edge = (top if loss else bottom) if logs is None or loss else bottom
-    traces += _marks(view, values, edge, name)
+        traces.append(
+            _level_label(ends[0], level, knowing, (low, high), log=bool(logs), above=loss)
+        )
+    # A trial without a finite value is shown all the same, at the worse edge.
+    worse = top if loss or not view.higher_is_better else bottom
+    traces += _marks(view, values, worse, name)
     ticks = log_ticks(bottom, top, 6) if logs else None
     y = axis(f"held-out {name}", log=bool(logs), ticks=ticks, range=[low, high])
     x = axis("learning rate η", log=True, ticks=log_ticks(*ends), range=[left, right])
-    return Figure(f"response-{field}", _response_alt(view, values, name), traces, layout(x, y))
+    alt = _response_alt(view, values, name)
+    return Figure(f"response-{field}", alt, traces, layout(x, y, legend=False))
+
+
+def _level_label(
+    x: float, level: float, text: str, reach: Range, *, log: bool, above: bool
+) -> Trace:
+    """Words beside a level line, as far from it as marks that lie on it need."""
+    shift = (0.035 if above else -0.035) * (reach[1] - reach[0])
+    y = level * 10**shift if log else level + shift
+    return label(x, y, text, MUTED, "top right" if above else "bottom right")
 
 
 def _band(view: Response, bottom: float, top: float) -> list[Trace]:
@@ -131,12 +144,7 @@ def _band(view: Response, bottom: float, top: float) -> list[Trace]:
     low, high = view.band
     if low == high:
         return [line((low, low), (bottom, top), BAND, width=10)]
-    fill: Trace = {
-        "fill": "toself",
-        "fillcolor": BAND,
-        "showlegend": True,
-        "name": "as good as the best",
-    }
+    fill: Trace = {"fill": "toself", "fillcolor": BAND}
     corners = ((low, high, high, low, low), (bottom, bottom, top, top, bottom))
     return [line(*corners, BAND, width=0, **fill)]
 
@@ -146,8 +154,7 @@ def _common(view: Response, loss: bool) -> list[Trace]:
     if view.common is None:
         return []
     heights = view.common.loss if loss else view.common.metric
-    name = f"all rates at step {number(view.common.step)}"
-    return [line(view.common.lrs, heights, FAINT, width=1.5, name=name, showlegend=True)]
+    return [line(view.common.lrs, heights, FAINT, width=1.5)]
 
 
 def _marks(view: Response, values: Sequence[float | None], edge: float, name: str) -> list[Trace]:
@@ -163,7 +170,7 @@ def _marks(view: Response, values: Sequence[float | None], edge: float, name: st
             for p, v in chosen
         ]
         hollow = [mark.plotly + ("-open" if p.provisional else "") for p, _ in chosen]
-        size = 15 if verdict == "best" else 11
+        size = 14 if verdict == "best" else 11
         traces.append(
             {
                 "type": "scatter",
@@ -171,7 +178,7 @@ def _marks(view: Response, values: Sequence[float | None], edge: float, name: st
                 "x": [p.lr for p, _ in chosen],
                 "y": [edge if v is None else v for _, v in chosen],
                 "name": verdict,
-                "showlegend": True,
+                "showlegend": False,
                 "text": told,
                 "hovertemplate": "%{text}<extra></extra>",
                 "cliponaxis": False,
@@ -211,7 +218,7 @@ def schedule_figure(view: AdamSchedule) -> Figure:
         told = {"hoverinfo": None, "hovertemplate": hover}
         traces.append(line(shown.steps, shown.effective, colour, width=2.5, **told))
         traces.append(
-            label(1, shown.lr, f"η = {rate(shown.lr)}, {shown.role}", colour, "top right")
+            label(1, 1.08 * shown.lr, f"η = {rate(shown.lr)}, {shown.role}", colour, "top right")
         )
     y = axis(
         "lr<sub>t</sub>", log=True, ticks=log_ticks(10**low, 10**high, 6), range=[low, high + 0.1]

@@ -78,7 +78,7 @@ def render(study: Study) -> str:
     }
     environment.filters.update(filters)
     environment.globals.update(number=words.number, share=words.share)
-    found = figures(study)
+    found, response = figures(study), views.response(study)
     scripts = [_script(PLOTLY), _script(HERE / "templates" / "page.js")]
     return environment.get_template("report.html").render(
         study=study,
@@ -88,6 +88,8 @@ def render(study: Study) -> str:
         allowed=" ".join(script.allowed for script in scripts),
         marks=MARKS,
         answer=views.answer(study),
+        response=response,
+        shown={point.verdict for point in response.points},
         pair=views.high_and_low(study),
         rows=views.table(study),
         reference=views.reference_curves(study),

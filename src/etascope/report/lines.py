@@ -9,7 +9,7 @@ from typing import Any
 from etascope.report.axes import Range, apart, log_range, log_ticks, plain_range
 from etascope.report.figures import INK, MUTED, Figure, Trace, axis, label, layout, line
 from etascope.report.palette import MARKS, rate_colour, scale
-from etascope.report.views import Curve, HighLow, Reference, ReferenceCurve, Response
+from etascope.report.views import Curve, HighLow, Reference, ReferenceCurve, Response, behind
 from etascope.report.words import number, rate, share
 
 LABELLED = 8  # rates that are labelled at the end of their lines; more of them get a colour bar
@@ -26,15 +26,10 @@ def pair_figures(
     metric = against.metric or "metric"
     return [
         _pair_figure(
-            name, curve, _behind(curve, reference), against.majority, (metric, horizon, reach)
+            name, curve, behind(curve.lr, reference), against.majority, (metric, horizon, reach)
         )
         for name, curve in shown
     ]
-
-
-def _behind(curve: Curve, reference: Reference | None) -> ReferenceCurve | None:
-    found = reference.curves if reference else ()
-    return next((r for r in found if abs(r.lr / curve.lr - 1) < 1e-6), None)
 
 
 def _pair_figure(
@@ -50,13 +45,13 @@ def _pair_figure(
     if majority is not None:
         traces.append(line((0, horizon), (majority, majority), MUTED, width=1, dash="dot"))
         traces.append(
-            label(horizon, majority, f"commonest class {share(majority)}", MUTED, "top left")
+            label(horizon, majority + 0.09, f"commonest class {share(majority)}", MUTED, "top left")
         )
     if behind is not None:
-        style = {"width": 2, "dash": "dash", "name": "TensorFlow", "showlegend": True}
+        style = {"width": 2, "dash": "dash", "name": behind.made_by, "showlegend": True}
         told = {
             "hoverinfo": None,
-            "hovertemplate": "TensorFlow, step %{x}: %{y:.3f}<extra></extra>",
+            "hovertemplate": f"{behind.made_by}, step %{{x}}: %{{y:.3f}}<extra></extra>",
         }
         series = behind.accuracy
         traces.append(line(series.trend_steps, series.trend, "var(--reference)", **style, **told))
@@ -73,7 +68,7 @@ def _pair_figure(
     alt = (
         f"{metric} on the training batch over the steps at rate {rate(curve.lr)}, which is "
         f"{curve.verdict}; held out it ends at {share(end)}"
-        + ("; a dashed grey line is TensorFlow's." if behind else ".")
+        + ("; a dashed grey line is {behind.made_by}." if behind else ".")
     )
     return Figure(f"pair-{name}", alt, traces, made)
 
@@ -105,8 +100,6 @@ def curves_figure(curves: Sequence[Curve], chance: float | None) -> Figure | Non
     traces: list[Trace] = []
     if chance is not None:
         traces.append(line((1, last), (chance, chance), MUTED, width=1, dash="dot"))
-        text = f"knowing nothing: {number(chance)}"
-        traces.append(label(1, chance, text, MUTED, "bottom right"))
     for curve in sorted(curves, key=lambda c: -c.lr):
         traces += _loss(curve, rate_colour(curve.lr, lrs), whole=len(curves) <= FEW)
     if len(lrs) <= LABELLED:
@@ -114,9 +107,8 @@ def curves_figure(curves: Sequence[Curve], chance: float | None) -> Figure | Non
     else:
         traces.append(_colour_bar(lrs))
     ticks = log_ticks(10**low, 10**high, 8) if logs else None
-    reach = log_range((1, last)) or (0.0, 1.0)
     made = layout(
-        axis("step", log=True, ticks=log_ticks(1, last), range=[0, reach[1]]),
+        axis("step", log=True, ticks=log_ticks(1, last), range=[0, math.log10(max(last, 2))]),
         axis("training loss", log=bool(logs), ticks=ticks, range=[low, high]),
         right=58 if len(lrs) <= LABELLED else 20,
         legend=False,

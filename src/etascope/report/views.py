@@ -16,7 +16,7 @@ import numpy as np
 from etascope.optim.reference import effective_lr
 from etascope.records import Evaluation, History, Verdict
 from etascope.report.answer import FAILED, Answer, answer
-from etascope.report.elsewhere import Reference, ReferenceCurve, reference_curves
+from etascope.report.elsewhere import Reference, ReferenceCurve, behind, reference_curves
 from etascope.report.rates import Row, Spread, table
 from etascope.report.reproduction import Reproduction, reproduce
 from etascope.report.thinning import LIMIT, Drawn, Series, drawn, finite, thin
@@ -38,6 +38,7 @@ __all__ = [
     "Spread",
     "adam_schedule",
     "answer",
+    "behind",
     "curves",
     "high_and_low",
     "reference_curves",
@@ -80,6 +81,7 @@ class Response(NamedTuple):
     chance: float | None
     majority: float | None
     metric: str | None
+    higher_is_better: bool
     best: float | None
     band: tuple[float, float] | None
     horizon: int
@@ -151,6 +153,7 @@ def response(study: Study) -> Response:
         chance=finite(study.problem.chance.loss),
         majority=max(majority)[1] if majority and counted else None,
         metric=study.problem.metric,
+        higher_is_better=study.problem.higher_is_better,
         best=study.best,
         band=study.band,
         horizon=study.horizon,
