@@ -148,13 +148,33 @@ except StudyError as error:
     assert (tmp_path / JOURNAL).read_bytes().endswith(b"\n")
 
 
-@pytest.mark.skipif(
-    os.geteuid() == 0, reason="root may write everywhere: the permission cannot be withheld"
-)
-def test_a_read_only_directory_is_one_clear_error(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(es.StudyError, match="cannot create the study"):
-        Journal(tmp_path / "study")
+def test_a_read_only_directory_is_one_clear_error_and_stays_readable(tmp_path):
+    """Root may write everywhere, so the attempt is made by somebody who is not."""
+    code = """
+import os, sys
+from pathlib import Path
+from etascope.errors import StudyError
+from etascope.journal import Journal, read_records
+directory = Path(sys.argv[1])
+os.chdir(directory)
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    Journal(Path("."))
+except StudyError as error:
+    print(error)
+print(len(list(read_records(Path(".")))))
+"""
+    with Journal(tmp_path) as journal:
+        journal.append(burst())
+    tmp_path.chmod(0o555)
+    run = [sys.executable, "-c", code, str(tmp_path)]
+    told = subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
+    tmp_path.chmod(0o755)
+    assert told[0].startswith("cannot create the study in .: Permission denied")
+    assert told[1:] == ["1"]
 
 
 def test_a_directory_that_cannot_be_made_is_one_clear_error():

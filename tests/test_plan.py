@@ -1,6 +1,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -96,6 +97,13 @@ def test_seeds_must_be_a_count_or_distinct_numbers(seeds):
 def test_a_plan_out_of_range_is_refused(wrong):
     with pytest.raises(es.UsageError):
         Plan(**wrong)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert Plan(steps=np.int64(10)).describe() == Plan(steps=10).describe()
+    assert type(Plan(steps=np.int64(10)).steps) is int
+    assert check_targets(np.array([0.1, 0.2]), 10) == {0.1: 10, 0.2: 10}
+    assert check_seeds(np.int64(2)) == (0, 1)
 
 
 def test_rungs_are_tenths_and_end_at_the_horizon():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "probe_every", "rung_examples"):
-            _whole(name, getattr(self, name), least=1)
+            object.__setattr__(self, name, _whole(name, getattr(self, name), least=1))
         if self.clip is not None:
             _positive("clip", self.clip)
         if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
@@ -184,10 +185,10 @@ def check_targets(lrs: Iterable[float] | Mapping[float, int], steps: int) -> dic
         lr = _positive("a learning rate", given)
         if lr in targets:
             raise UsageError(f"the learning rate {lr:g} is given twice; name each once")
-        target = lrs[given] if isinstance(lrs, Mapping) else steps
-        if _whole(f"the step of rate {lr:g}", target, least=1) > steps:
-            raise UsageError(f"rate {lr:g} is to stop at {target}, beyond the horizon {steps}")
-        targets[lr] = target
+        asked = lrs[given] if isinstance(lrs, Mapping) else steps
+        targets[lr] = _whole(f"the step of rate {lr:g}", asked, least=1)
+        if targets[lr] > steps:
+            raise UsageError(f"rate {lr:g} is to stop at {asked}, beyond the horizon {steps}")
     return targets
 
 
@@ -197,9 +198,7 @@ def check_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
     >>> check_seeds(3)
     (0, 1, 2)
     """
-    if isinstance(seeds, bool) or not isinstance(seeds, (int, Iterable)):
-        raise UsageError(f"seeds is {seeds!r}; pass how many, or a list of whole numbers")
-    if isinstance(seeds, int):
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
         return tuple(range(_whole("seeds", seeds, least=1)))
     chosen = tuple(_whole("a seed", seed, least=0) for seed in seeds)
     if not chosen or len(set(chosen)) != len(chosen):
@@ -208,9 +207,13 @@ def check_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
 
 
 def _whole(name: str, value: object, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    try:
+        number = least - 1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if number < least:
         raise UsageError(f"{name} is {value!r}; it must be a whole number of {least} or more")
-    return value
+    return number
 
 
 def _positive(name: str, value: object) -> float:

@@ -117,7 +117,7 @@ def test_rates_within_the_tolerance_are_good_and_form_the_band():
         "undecided",
     ]
     assert found.band == (3e-4, 3e-3)
-    assert "smaller rate ends better" in found.rates[1e-2].reason
+    assert "smaller rate does better" in found.rates[1e-2].reason
 
 
 def test_a_gap_that_the_noise_could_have_made_is_undecided():

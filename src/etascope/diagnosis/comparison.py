@@ -120,7 +120,7 @@ def _against(
     if gap.low > allowed and lr < leader:
         name = "too slow"
     elif gap.low > allowed:
-        reason = f"it learns, but a smaller rate ends better: {reason}"
+        reason = f"it learns, but a smaller rate does better: {reason}"
     elif gap.high <= allowed and not paused:
         name = "good"
     else:

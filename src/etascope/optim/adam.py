@@ -29,7 +29,7 @@ class Adam(Optimizer):
         var   = var - lr_t * (beta1*m + (1 - beta1)*g) / (sqrt(v) + eps)    nesterov=True
 
     The plain direction runs in torch's fused kernel, which is handed the eps of that step; the
-    Nesterov one, and parameters that the kernel does not take, run in ordinary torch operations.
+    other, and parameters that the kernel does not take, run in ordinary torch operations.
 
     Args:
         params: Real parameters, named parameters, or dicts of them with options of their own
@@ -128,11 +128,10 @@ class Adam(Optimizer):
         Raises:
             UsageError: A gradient is sparse, or a CUDA graph is being captured; nothing is changed.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        if cuda and torch.cuda.is_current_stream_capturing():
             raise UsageError(
                 "Adam counts its steps on the host, which a CUDA graph would freeze; capture the "
                 "backward pass only, or use torch.optim.Adam with capturable=True."

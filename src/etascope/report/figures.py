@@ -45,14 +45,13 @@ def axis(title: str, *, log: bool = False, ticks: Ticks | None = None, **more: A
     return {**made, **more}
 
 
-def layout(x: Trace, y: Trace, *, right: int = 16, legend: bool = True) -> dict[str, Any]:
+def layout(x: Trace, y: Trace, *, right: int = 16) -> dict[str, Any]:
     """The frame that all figures share."""
     return {
-        "margin": {"l": 52, "r": right, "t": 34 if legend else 12, "b": 46},
+        "margin": {"l": 52, "r": right, "t": 14, "b": 46},
         "xaxis": {**x, "showgrid": False, "showline": True, "linecolor": "var(--axis)"},
         "yaxis": y,
-        "showlegend": legend,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"},
+        "showlegend": False,  # the page has keys in words, which a phone can wrap
         "hovermode": "closest",
         "dragmode": "zoom",
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -70,7 +69,6 @@ def line(x: Sequence[Any], y: Sequence[Any], colour: str, **more: Any) -> Trace:
         "y": list(y),
         "line": style,
         "hoverinfo": "skip",
-        "showlegend": False,
         **more,
     }
 
@@ -87,11 +85,10 @@ def label(x: float, y: float, text: str, colour: str, where: str = "middle right
         "textfont": {"color": colour, "shadow": HALO},
         "cliponaxis": False,
         "hoverinfo": "skip",
-        "showlegend": False,
     }
 
 
-HALO = ", ".join(f"{x}px {y}px 2px var(--page)" for x in (-1, 1) for y in (-1, 1))
+HALO = ", ".join(f"{x}px {y}px 3px var(--page)" for x in (-1, 0, 1) for y in (-1, 0, 1))
 
 
 def response_figure(view: Response, field: str) -> Figure | None:
@@ -126,7 +123,7 @@ def response_figure(view: Response, field: str) -> Figure | None:
     y = axis(f"held-out {name}", log=bool(logs), ticks=ticks, range=[low, high])
     x = axis("learning rate η", log=True, ticks=log_ticks(*ends), range=[left, right])
     alt = _response_alt(view, values, name)
-    return Figure(f"response-{field}", alt, traces, layout(x, y, legend=False))
+    return Figure(f"response-{field}", alt, traces, layout(x, y))
 
 
 def _level_label(
@@ -177,8 +174,6 @@ def _marks(view: Response, values: Sequence[float | None], edge: float, name: st
                 "mode": "markers",
                 "x": [p.lr for p, _ in chosen],
                 "y": [edge if v is None else v for _, v in chosen],
-                "name": verdict,
-                "showlegend": False,
                 "text": told,
                 "hovertemplate": "%{text}<extra></extra>",
                 "cliponaxis": False,
@@ -234,4 +229,4 @@ def schedule_figure(view: AdamSchedule) -> Figure:
             for r in view.rates
         )
     )
-    return Figure("schedule", alt, traces, layout(x, y, legend=False))
+    return Figure("schedule", alt, traces, layout(x, y))

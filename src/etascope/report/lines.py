@@ -48,7 +48,7 @@ def _pair_figure(
             label(horizon, majority + 0.09, f"commonest class {share(majority)}", MUTED, "top left")
         )
     if behind is not None:
-        style = {"width": 2, "dash": "dash", "name": behind.made_by, "showlegend": True}
+        style = {"width": 2, "dash": "dash", "opacity": 1}
         told = {
             "hoverinfo": None,
             "hovertemplate": f"{behind.made_by}, step %{{x}}: %{{y:.3f}}<extra></extra>",
@@ -56,7 +56,7 @@ def _pair_figure(
         series = behind.accuracy
         traces.append(line(series.trend_steps, series.trend, "var(--reference)", **style, **told))
     traces += _probe(curve, colour, metric)
-    held = {"type": "scatter", "mode": "markers", "name": "held out", "showlegend": True}
+    held = {"type": "scatter", "mode": "markers"}
     told = {"hovertemplate": f"held-out {metric} at step %{{x}}: %{{y:.3f}}<extra></extra>"}
     marker = {"symbol": "circle-open", "size": 8, "color": INK, "line": {"width": 1.5}}
     x, y = list(curve.valid_steps), list(curve.valid_metric)
@@ -79,12 +79,11 @@ def _probe(curve: Curve, colour: str, metric: str) -> list[Trace]:
         "hoverinfo": None,
         "hovertemplate": f"batch {metric} at step %{{x}}: %{{y:.3f}}<extra></extra>",
     }
-    legend = {"name": "training batch", "showlegend": True}
     series = curve.probe
     if len(series.steps) <= len(series.trend_steps):
-        return [line(series.steps, series.values, colour, **told, **legend)]
+        return [line(series.steps, series.values, colour, **told)]
     faint = line(series.steps, series.values, colour, width=1, opacity=0.35, **told)
-    return [faint, line(series.trend_steps, series.trend, colour, **legend)]
+    return [faint, line(series.trend_steps, series.trend, colour)]
 
 
 def curves_figure(curves: Sequence[Curve], chance: float | None) -> Figure | None:
@@ -111,7 +110,6 @@ def curves_figure(curves: Sequence[Curve], chance: float | None) -> Figure | Non
         axis("step", log=True, ticks=log_ticks(1, last), range=[0, math.log10(max(last, 2))]),
         axis("training loss", log=bool(logs), ticks=ticks, range=[low, high]),
         right=58 if len(lrs) <= LABELLED else 20,
-        legend=False,
     )
     alt = f"Training loss over the steps for {len(curves)} trials. " + " ".join(
         f"{rate(c.lr)}: highest {number(max(v for v in c.loss.values if v is not None))}, "
@@ -139,7 +137,7 @@ def _loss(curve: Curve, colour: str, *, whole: bool) -> list[Trace]:
         end = [(s, v) for s, v in zip(steps, series.values, strict=True) if v is not None][-1]
         mark = {"symbol": "x", "size": 10, "color": colour}
         point = {"type": "scatter", "mode": "markers", "x": [end[0]], "y": [end[1]], "marker": mark}
-        traces.append({**point, "hoverinfo": "skip", "showlegend": False})
+        traces.append({**point, "hoverinfo": "skip"})
     return traces
 
 
@@ -188,4 +186,4 @@ def _colour_bar(lrs: Sequence[float]) -> Trace:
         "opacity": 0,
     }
     point = {"type": "scatter", "mode": "markers", "x": [None, None], "y": [None, None]}
-    return {**point, "marker": marker, "hoverinfo": "skip", "showlegend": False}
+    return {**point, "marker": marker, "hoverinfo": "skip"}

@@ -50,7 +50,12 @@ def response_panel(ax: Axes, view: Response, field: str) -> None:
             label=f"all rates at step {number(view.common.step)}",
         )
     if level is not None:
-        _level(ax, level, f"knowing nothing {number(level)}" if loss else share(level), above=loss)
+        _level(
+            ax,
+            level,
+            f"knowing nothing {number(level)}" if loss else f"commonest class {share(level)}",
+            above=loss,
+        )
     worse = (10**high if logs else high) if loss or not view.higher_is_better else low
     for verdict, mark in MARKS.items():
         chosen = [(p, v) for p, v in zip(view.points, values, strict=True) if p.verdict == verdict]
@@ -83,7 +88,7 @@ def pair_panel(
         title += f", test {metric} {share(curve.test_metric)}"
     ax.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=24)
     if against.majority is not None:
-        ax.axhline(against.majority, color=MUTED, lw=0.9, ls=":")
+        _level(ax, against.majority, "", above=False)
     if behind is not None:
         series = behind.accuracy
         ax.plot(

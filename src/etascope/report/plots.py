@@ -14,6 +14,7 @@ from etascope.study import Study
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import LayoutEngine
 
 DOTS = 200  # per inch of a PNG file
 
@@ -36,7 +37,7 @@ def plot(study: Study, axes: Sequence[Axes] | None = None) -> tuple[Axes, Axes, 
     from etascope.report.panels import curves_panel, key, response_panel
 
     if axes is None:
-        axes = figure_class(figsize=(14, 4.2), layout="constrained").subplots(1, 3)
+        axes = figure_class(figsize=(14, 4.2), layout=_layout()).subplots(1, 3)
     drawn = list(axes)
     if len(drawn) != 3:
         raise UsageError(f"axes holds {len(drawn)} axes; plot draws on three")
@@ -97,15 +98,23 @@ def _matplotlib() -> type[Figure]:
     return Figure
 
 
+def _layout() -> LayoutEngine:
+    """Panels with air around them."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.12)
+
+
 def _response(make: type[Figure], study: Study) -> Figure:
-    from etascope.report.panels import key, response_panel
+    from etascope.report.panels import response_panel
 
     view = views.response(study)
     panels = ["loss", "metric"] if view.metric else ["loss"]
-    figure = make(figsize=(5.2 * len(panels), 4.0), layout="constrained")
+    figure = make(figsize=(5.2 * len(panels), 4.0), layout=_layout())
     for ax, field in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         response_panel(ax, view, field)
-    key(figure.axes[0], 4)
+    handles, words = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, words, loc="outside upper left", ncols=7, frameon=False, fontsize=9)
     return figure
 
 
@@ -116,7 +125,7 @@ def _pair(make: type[Figure], study: Study) -> Figure | None:
     if not curves:
         return None
     reference, against = views.reference_curves(study), views.response(study)
-    figure = make(figsize=(5.2 * len(curves), 3.8), layout="constrained")
+    figure = make(figsize=(5.2 * len(curves), 3.8), layout=_layout())
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for ax, curve in zip(panels, curves, strict=True):
         behind = views.behind(curve.lr, reference)
@@ -127,7 +136,7 @@ def _pair(make: type[Figure], study: Study) -> Figure | None:
 def _curves(make: type[Figure], study: Study) -> Figure:
     from etascope.report.panels import curves_panel
 
-    figure = make(figsize=(9.0, 4.6), layout="constrained")
+    figure = make(figsize=(9.0, 4.6), layout=_layout())
     curves_panel(figure.subplots(), views.curves(study), study.problem.chance.loss)
     return figure
 
@@ -138,6 +147,6 @@ def _schedule(make: type[Figure], study: Study) -> Figure | None:
     view = views.adam_schedule(study)
     if view is None:
         return None
-    figure = make(figsize=(5.6, 4.0), layout="constrained")
+    figure = make(figsize=(5.6, 4.0), layout=_layout())
     schedule_panel(figure.subplots(), view)
     return figure
