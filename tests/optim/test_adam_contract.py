@@ -168,3 +168,18 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(name: str) -> 
         other.load_state_dict(state)
     assert not other.state
     assert other.param_groups[0]["t"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_half_precision_takes_zero_and_tiny_gradients(
+    dtype: torch.dtype, nesterov: bool, gaps: bool
+) -> None:
+    p = Parameter(torch.ones(3, 2, dtype=dtype)[:, :1] if gaps else torch.ones(3, 1, dtype=dtype))
+    optimizer = Adam([p], 0.125, nesterov=nesterov)
+    p.grad = torch.tensor([[0.0], [1e-5], [-1e-5]], dtype=dtype)
+    optimizer.step()
+    length = 0.125 * (1.9 if nesterov else 1.0)
+    wanted = torch.tensor([[1.0], [1 - length], [1 + length]], dtype=dtype)
+    torch.testing.assert_close(p.detach(), wanted, rtol=2e-2, atol=0)

@@ -65,7 +65,7 @@ def judge(
 def _settle(verdicts: Sequence[Verdict], trials: int) -> Verdict | None:
     """The verdict of a rate that needs no comparison; None if it is to be compared."""
     if not verdicts:
-        return Verdict("undecided", 0, True, "not trained yet")
+        return Verdict("undecided", 0, True, "not evaluated yet")
     names = Counter(v.name for v in verdicts)
     failed = names["diverged"] + names["stuck"]
     seeds = f"{failed} of {len(verdicts)} seed{'s' if len(verdicts) > 1 else ''} failed"

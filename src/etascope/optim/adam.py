@@ -287,13 +287,24 @@ def _update_fused(
 
 
 def _update(p: Tensor, grad: Tensor, state: dict[str, Tensor], group: Mapping[str, Any]) -> None:
-    """Update one parameter as the formula reads, with operations that take any strides."""
-    (beta1, beta2), t, m, v = group["betas"], group["t"], state["exp_avg"], state["exp_avg_sq"]
+    """Update one parameter as the formula reads, with operations that take any strides.
+
+    Half precision is widened for the step, as in the fused kernel: float16 holds neither g*g nor
+    the usual eps, and 0 / 0 would follow.
+    """
+    (beta1, beta2), t = group["betas"], group["t"]
+    kept = (p, state["exp_avg"], state["exp_avg_sq"])
+    wide = torch.promote_types(p.dtype, torch.float32)
+    var, m, v = (tensor.to(wide) for tensor in kept)
+    grad = grad.to(wide)
     if group["weight_decay"] != 0:
-        grad = grad.add(p, alpha=group["weight_decay"])
+        grad = grad.add(var, alpha=group["weight_decay"])
     state["step"].fill_(t)
     m.lerp_(grad, 1 - beta1)
     v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
     direction = m.lerp(grad, 1 - beta1) if group["nesterov"] else m
     lr_t = float(group["lr"]) * math.sqrt(1 - beta2**t) / (1 - beta1**t)
-    p.addcdiv_(direction, v.sqrt().add_(group["eps"]), value=-lr_t)
+    var.addcdiv_(direction, v.sqrt().add_(group["eps"]), value=-lr_t)
+    if wide != p.dtype:
+        for narrow, value in zip(kept, (var, m, v), strict=True):
+            narrow.copy_(value)

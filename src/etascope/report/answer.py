@@ -28,7 +28,9 @@ def answer(study: Study) -> Answer:
         headline = _none_learned(study)
     else:
         headline = f"Use a learning rate of {rate(study.best)}."
-        if study.verdicts[study.best].provisional:
+        if len(study.lrs) == 1:
+            headline = f"A learning rate of {rate(study.best)} learns."
+        elif study.verdicts[study.best].provisional or not study.complete:
             headline = f"So far a learning rate of {rate(study.best)} leads."
         sentences[:0] = [_best(study, study.best), _band(study)]
     return Answer(headline, tuple(s for s in sentences if s), tuple(_caveats(study)))

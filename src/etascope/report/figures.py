@@ -16,6 +16,7 @@ from etascope.report.views import AdamSchedule, Response
 from etascope.report.words import number, rate, share
 
 Trace = dict[str, Any]
+MANY = 60  # points from which on they are drawn smaller
 INK, MUTED, FAINT, BAND = "var(--ink)", "var(--muted)", "var(--faint)", "var(--band)"
 
 
@@ -116,9 +117,10 @@ def response_figure(view: Response, field: str) -> Figure | None:
         traces.append(
             _level_label(ends[0], level, knowing, (low, high), log=bool(logs), above=loss)
         )
-    # A trial without a finite value is shown all the same, at the worse edge.
-    worse = top if loss or not view.higher_is_better else bottom
-    traces += _marks(view, values, worse, name)
+    # A broken trial without a finite value is shown all the same, near the worse edge.
+    worse = high if loss or not view.higher_is_better else low
+    inside = worse + 0.04 * ((low + high) / 2 - worse)
+    traces += _marks(view, values, 10**inside if logs else inside, name)
     ticks = log_ticks(bottom, top, 6) if logs else None
     y = axis(f"held-out {name}", log=bool(logs), ticks=ticks, range=[low, high])
     x = axis("learning rate η", log=True, ticks=log_ticks(*ends), range=[left, right])
@@ -157,7 +159,11 @@ def _common(view: Response, loss: bool) -> list[Trace]:
 def _marks(view: Response, values: Sequence[float | None], edge: float, name: str) -> list[Trace]:
     traces = []
     for verdict, mark in MARKS.items():
-        chosen = [(p, v) for p, v in zip(view.points, values, strict=True) if p.verdict == verdict]
+        chosen = [
+            (p, v)
+            for p, v in zip(view.points, values, strict=True)
+            if p.verdict == verdict and (v is not None or p.broken)
+        ]
         if not chosen:
             continue
         told = [
@@ -167,7 +173,7 @@ def _marks(view: Response, values: Sequence[float | None], edge: float, name: st
             for p, v in chosen
         ]
         hollow = [mark.plotly + ("-open" if p.provisional else "") for p, _ in chosen]
-        size = 14 if verdict == "best" else 11
+        size = 14 if verdict == "best" else 11 if len(view.points) <= MANY else 7
         traces.append(
             {
                 "type": "scatter",

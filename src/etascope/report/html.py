@@ -79,6 +79,7 @@ def render(study: Study) -> str:
     environment.filters.update(filters)
     environment.globals.update(number=words.number, share=words.share)
     found, response = figures(study), views.response(study)
+    pair, reference = views.high_and_low(study), views.reference_curves(study)
     scripts = [_script(PLOTLY), _script(HERE / "templates" / "page.js")]
     return environment.get_template("report.html").render(
         study=study,
@@ -90,9 +91,10 @@ def render(study: Study) -> str:
         answer=views.answer(study),
         response=response,
         shown={point.verdict for point in response.points},
-        pair=views.high_and_low(study),
+        pair=pair,
         rows=views.table(study),
-        reference=views.reference_curves(study),
+        reference=reference,
+        behind=[b for c in pair if c and (b := views.behind(c.lr, reference))],
         schedule=views.adam_schedule(study),
         reproduction=views.reproduce(study),
         folder=study.path.resolve().name,

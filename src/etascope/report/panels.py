@@ -50,22 +50,24 @@ def response_panel(ax: Axes, view: Response, field: str) -> None:
             label=f"all rates at step {number(view.common.step)}",
         )
     if level is not None:
-        _level(
-            ax,
-            level,
-            f"knowing nothing {number(level)}" if loss else f"commonest class {share(level)}",
-            above=loss,
-        )
-    worse = (10**high if logs else high) if loss or not view.higher_is_better else low
+        text = f"knowing nothing {number(level)}" if loss else f"commonest class {share(level)}"
+        _level(ax, level, text, above=loss)
+    worse = high if loss or not view.higher_is_better else low
+    worse += 0.04 * ((low + high) / 2 - worse)  # inside the panel, so that the mark is whole
+    worse = 10**worse if logs else worse
     for verdict, mark in MARKS.items():
-        chosen = [(p, v) for p, v in zip(view.points, values, strict=True) if p.verdict == verdict]
+        chosen = [
+            (p, v)
+            for p, v in zip(view.points, values, strict=True)
+            if p.verdict == verdict and (v is not None or p.broken)
+        ]
         for point, value in chosen:
             ax.plot(
                 [point.lr],
                 [worse if value is None else value],
                 mark.matplotlib,
                 zorder=3,
-                ms=11 if verdict == "best" else 7.5,
+                ms=11 if verdict == "best" else 7.5 if len(view.points) <= 60 else 4.5,
                 mec=mark.light,
                 mew=1.6,
                 clip_on=False,

@@ -24,12 +24,16 @@ SIGNS = {
 
 
 def summary(study: Study) -> RenderableType:
-    """The answer, the table with a reason for each rate, and what is not known."""
+    """The answer, the table with a reason for each rate, and what is not known.
+
+    Loss and metric are those on held-out examples, `test` the metric on the test examples, `peak`
+    the largest training loss.
+    """
     said = answer(study)
     rows = table(study)
     metric = study.problem.metric or "metric"
     columns = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("rate", "seeds", "steps", "held-out loss", metric, f"test {metric}", "peak loss"):
+    for name in ("rate", "seeds", "steps", "loss", metric, "test", "peak"):
         columns.add_column(name, justify="right", no_wrap=True)
     columns.add_column("verdict", no_wrap=True)
     for row in rows:

@@ -35,12 +35,14 @@ def thin(
 ) -> Series:
     """A series of at most `limit` points and its trend.
 
-    With `growing` the bins of the trend widen with the step, for an axis of log steps.
+    With `growing` the bins widen with the step, for an axis of log steps.
 
     >>> thin(np.arange(4), np.array([1.0, 9.0, float("nan"), 2.0]), limit=2).values
     (1.0, 9.0)
     """
-    kept = np.arange(len(values)) if len(values) <= limit else _extremes(values, limit // 2)
+    kept = (
+        np.arange(len(values)) if len(values) <= limit else _extremes(values, limit // 2, growing)
+    )
     bins = _bins(len(values), TREND, growing=growing)
     with np.errstate(over="ignore", invalid="ignore"):  # a diverging loss may be near the limit
         means = [float(np.mean(values[a:b])) for a, b in bins]
@@ -77,11 +79,11 @@ def _bins(count: int, most: int, *, growing: bool = False) -> list[tuple[int, in
     return [(int(a), int(b)) for a, b in pairwise(edges)]
 
 
-def _extremes(values: Values, bins: int) -> npt.NDArray[np.int64]:
+def _extremes(values: Values, bins: int, growing: bool) -> npt.NDArray[np.int64]:
     """The places of the smallest and largest finite value of each bin, in order."""
     kept: set[int] = set()
     finite = np.isfinite(values)
-    for a, b in _bins(len(values), max(bins, 1)):
+    for a, b in _bins(len(values), max(bins, 1), growing=growing):
         inside = finite[a:b]
         if inside.any():
             kept.add(a + int(np.argmin(np.where(inside, values[a:b], np.inf))))

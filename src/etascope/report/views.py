@@ -53,7 +53,11 @@ FEWEST = 200  # points that a curve keeps however many there are
 
 
 class Point(NamedTuple):
-    """One trial in the plots against the rate; `step` is that of its last held-out evaluation."""
+    """One trial in the plots against the rate; `step` is that of its last held-out evaluation.
+
+    `broken` trials failed, or ended with a loss that is not finite: they may have no value, and
+    are shown all the same. A trial that was not evaluated yet has none either, and is not.
+    """
 
     lr: float
     seed: int
@@ -62,6 +66,7 @@ class Point(NamedTuple):
     metric: float | None
     verdict: str
     provisional: bool
+    broken: bool
 
 
 class Common(NamedTuple):
@@ -134,15 +139,17 @@ def response(study: Study) -> Response:
     points = []
     for history in study.trials:
         evaluation, verdict = history.evaluation("valid"), study.judgement.trials[history.trial]
+        loss = finite(evaluation.loss if evaluation else None)
         points.append(
             Point(
                 lr=history.trial.lr,
                 seed=history.trial.seed,
                 step=evaluation.step if evaluation else history.step,
-                loss=finite(evaluation.loss if evaluation else None),
+                loss=loss,
                 metric=finite(evaluation.metric if evaluation else None),
                 verdict=verdict.name,
                 provisional=verdict.provisional,
+                broken=history.failure is not None or bool(evaluation and loss is None),
             )
         )
     majority = study.problem.chance.majority
@@ -168,11 +175,15 @@ def curves(study: Study) -> tuple[Curve, ...]:
 
 
 def high_and_low(study: Study) -> HighLow:
-    """The failed trial of the highest rate that went for the horizon, and one of the best rate."""
+    """The failed trial of the highest rate that was trained to the horizon, and one of the best.
+
+    Where no failed trial lasted that long, it is one that was on its way there.
+    """
     whole = [h for h in study.trials if h.target >= study.horizon and len(h.loss)]
     failed = [h for h in whole if study.judgement.trials[h.trial].name in FAILED]
     best = [h for h in whole if h.trial.lr == study.best]
-    high = max(failed, key=lambda h: (h.trial.lr, -h.trial.seed), default=None)
+    lasted = [h for h in failed if h.failure is None and h.step >= study.horizon]
+    high = max(lasted or failed, key=lambda h: (h.trial.lr, -h.trial.seed), default=None)
     low = min(best, key=lambda h: h.trial.seed, default=None)
 
     def curve(history: History | None) -> Curve | None:

@@ -1,0 +1,277 @@
+"""The views: what is said and shown of a study, as plain numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report.written_studies import CHANCE, Builder, burst, evaluation, facts, plan
+
+from etascope.optim.reference import effective_lr
+from etascope.records import Burst, Chance, Failure, TrialId
+from etascope.report import elsewhere, views
+from etascope.report.axes import apart
+from etascope.report.palette import MARKS
+from etascope.report.thinning import thin
+from etascope.study import Study
+
+
+def test_answer_names_rate_edge_and_limits(demo: Study) -> None:
+    said = views.answer(demo)
+    text = " ".join(said.sentences)
+    assert said.headline == "Use a learning rate of 0.001."
+    assert "From 0.1 upward training fails; at 0.01, the next rate below, it does not." in text
+    assert "At 0.5: held-out accuracy 0.113" in text
+    assert any("as of step 200 of 1" in caveat for caveat in said.caveats)
+    assert any(caveat.startswith("One seed was trained.") for caveat in said.caveats)
+
+
+def test_answer_with_seeds_gives_their_range_and_no_caveat_of_one(three_seeds: Study) -> None:
+    said = views.answer(three_seeds)
+    assert "(mean and range of 3 seeds)" in said.sentences[0]
+    assert not any("One seed" in caveat for caveat in said.caveats)
+
+
+def test_answer_of_an_unfinished_study_is_of_so_far(unfinished: Study) -> None:
+    said = views.answer(unfinished)
+    assert said.headline.startswith("So far")
+    assert any("2 of 3 trials" in caveat for caveat in said.caveats)
+
+
+def test_answer_when_every_rate_failed(all_failed: Study) -> None:
+    assert views.answer(all_failed).headline == "Every rate failed: try smaller ones."
+
+
+def test_answer_before_and_about_one_rate(build: Builder) -> None:
+    nothing = build({0.1: 100}, "nothing", steps=100, reached={0.1: 0})
+    assert views.answer(nothing) == ("Nothing has been trained yet.", (), ())
+    one = views.answer(build({0.001: 1000}, "one"))
+    assert one.headline == "A learning rate of 0.001 learns."
+    assert one.caveats[0].startswith("Only this rate")
+
+
+def test_answer_warns_at_the_end_of_the_ladder(build: Builder) -> None:
+    caveats = views.answer(build(dict.fromkeys((1e-5, 1e-4, 1e-3), 1000))).caveats
+    assert "0.001 is the largest rate that was trained" in caveats[0]
+
+
+def test_answer_tells_of_exceptions(build: Builder) -> None:
+    failure = Failure(0, "exception", None, "ValueError: no", "mend it")
+    broken = Burst(TrialId(0.1, 0), 0, 0, (), (), (), (), failure, 0.0)
+    caveats = views.answer(build({0.1: 1000}, bursts=[broken])).caveats
+    assert any("exception, the first at lr 0.1, seed 0: ValueError: no" in c for c in caveats)
+
+
+def test_response_has_every_trial_with_the_step_it_was_measured_at(demo: Study) -> None:
+    view = views.response(demo)
+    assert {p.lr: p.step for p in view.points} == {h.trial.lr: h.target for h in demo.trials}
+    assert all(p.provisional == (p.step < 1000) for p in view.points)
+    assert (view.best, view.band, view.majority) == (0.001, (0.001, 0.001), 0.1127)
+    assert view.common is not None
+    assert view.common.step == 200
+    assert view.common.lrs == demo.lrs
+
+
+def test_response_shows_broken_trials_and_not_those_that_wait(
+    three_seeds: Study, unfinished: Study
+) -> None:
+    broken = [p for p in views.response(three_seeds).points if p.broken]
+    assert {p.lr for p in broken} == {10.0}
+    assert all(p.loss is None for p in broken)
+    waiting = next(p for p in views.response(unfinished).points if p.lr == 0.5)
+    assert not waiting.broken
+    assert waiting.loss is None
+
+
+def test_response_without_metric_has_no_majority(no_metric: Study) -> None:
+    view = views.response(no_metric)
+    assert view.metric is None
+    assert view.majority is None
+    assert all(p.metric is None for p in view.points)
+
+
+def test_curves_keep_every_point_of_short_and_peaks_of_long_trials(build: Builder) -> None:
+    short, long = build({0.1: 900}, "s", steps=900), build({0.1: 9000}, "l", steps=9000)
+    for study, most in ((short, 900), (long, 2000)):
+        (curve,) = views.curves(study)
+        peak = study.trials[0].peak
+        assert peak is not None
+        assert len(curve.loss.steps) <= most
+        place = curve.loss.steps.index(peak[0])
+        assert curve.loss.values[place] == pytest.approx(peak[1], rel=1e-4)
+
+
+def test_curves_of_many_trials_are_bounded_together(build: Builder) -> None:
+    study = build(dict.fromkeys(np.geomspace(1e-6, 1, 50).tolist(), 700), steps=700, seeds=range(8))
+    drawn = views.curves(study)
+    assert len(drawn) == 400
+    assert sum(len(c.loss.steps) for c in drawn) <= 400 * 200
+
+
+def test_thinning_breaks_at_what_is_not_finite_and_never_overflows() -> None:
+    values = np.array([1.0, math.nan, math.inf, 1e308, 1e308, -math.inf])
+    series = thin(np.arange(6), values)
+    assert series.values == (1.0, None, None, 1e308, 1e308, None)
+    assert thin(np.arange(0), np.zeros(0)) == ((), (), (), ())
+    long = thin(np.arange(5000), np.full(5000, math.nan), growing=True)
+    assert set(long.values) == {None}
+
+
+def test_high_and_low_are_the_pair_trained_to_the_horizon(
+    demo: Study, three_seeds: Study, all_failed: Study, unfinished: Study
+) -> None:
+    def pair(study: Study) -> tuple[float | None, float | None]:
+        high, low = views.high_and_low(study)
+        return high and high.lr, low and low.lr
+
+    assert pair(demo) == (0.5, 0.001)
+    assert pair(three_seeds) == (0.1, 0.001)  # not 10, which lasted 37 steps
+    assert pair(all_failed) == (0.5, None)
+    assert pair(unfinished) == (None, 0.001)
+
+
+def test_high_may_be_a_trial_that_broke_when_none_lasted(build: Builder) -> None:
+    high, _ = views.high_and_low(build({0.001: 1000, 10.0: 1000}))
+    assert high is not None
+    assert (high.lr, high.failed_at) == (10.0, 37)
+
+
+def test_adam_schedule_is_the_optimizers_own(demo: Study, no_metric: Study) -> None:
+    view = views.adam_schedule(demo)
+    assert view is not None
+    assert [(r.lr, r.role) for r in view.rates] == [(0.5, "fails"), (0.001, "best")]
+    for shown in view.rates:
+        assert shown.steps[0] == 1
+        assert shown.steps[-1] == 1000
+        exact = effective_lr(shown.lr, shown.steps)
+        np.testing.assert_allclose(shown.effective, exact, rtol=1e-5)
+    assert views.adam_schedule(no_metric) is None
+
+
+def test_adam_schedule_of_a_long_nesterov_study_is_thinned(build: Builder) -> None:
+    settings = {"optimizer": "adam-nesterov", "steps": 50_000, "probe_every": 5000}
+    study = build({0.001: 50_000}, **settings)
+    view = views.adam_schedule(study)
+    assert view is not None
+    assert view.nesterov
+    assert len(view.rates[0].steps) <= 300
+
+
+def test_table_counts_seeds_and_keeps_the_reason(three_seeds: Study) -> None:
+    rows = {row.lr: row for row in views.table(three_seeds)}
+    assert list(rows) == sorted(rows)
+    assert rows[10.0].valid_loss is None
+    assert rows[10.0].steps == (37, 37)
+    best = rows[0.001]
+    assert best.valid_loss is not None
+    assert best.valid_loss.seeds == 3
+    assert best.valid_loss.low < best.valid_loss.mean < best.valid_loss.high
+    assert best.test_metric is not None
+    assert all(row.reason and row.verdict in MARKS for row in rows.values())
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of reference curves in place of the packaged one."""
+    path = tmp_path / "reference.json"
+    curve = {
+        "lr": 0.001,
+        "steps": 1000,
+        "loss": [2.0, None, "inf"],
+        "accuracy_steps": [0, 10],
+        "accuracy": [0.1, 0.9],
+        "test_accuracy": 0.98,
+    }
+    source = {"framework": "TensorFlow", "version": "2.99"}
+    path.write_text(json.dumps({"provenance": source, "curves": [curve]}))
+    monkeypatch.setattr(elsewhere, "REFERENCE", path)
+    return path
+
+
+def test_reference_goes_with_the_same_experiment_only(
+    demo: Study, three_seeds: Study, no_metric: Study, build: Builder, written: Path
+) -> None:
+    found = views.reference_curves(demo)
+    assert found is not None
+    behind = views.behind(0.001, found)
+    assert behind is not None
+    assert behind.made_by == "TensorFlow 2.99"
+    assert behind.loss.values == (2.0, None, None)
+    assert views.behind(0.5, found) is None
+    others = [
+        three_seeds,  # another horizon
+        no_metric,  # another problem
+        build({0.001: 1000}, "nadam", optimizer="nadam"),
+        build({0.001: 1000}, "cosine", schedule="cosine"),
+        build({0.001: 1000}, "dropout", reference="mnist-cnn --keep-prob 0.9"),
+    ]
+    assert [views.reference_curves(study) for study in others] == [None] * len(others)
+    written.unlink()
+    assert views.reference_curves(demo) is None
+
+
+def test_reproduce_gives_the_command_where_there_is_one(
+    demo: Study, three_seeds: Study, no_metric: Study, build: Builder
+) -> None:
+    assert views.reproduce(demo).command == "etascope demo --out studies/demo"
+    assert views.reproduce(three_seeds).command == (
+        "etascope sweep mnist-cnn --lrs 0.0001,0.0003,0.001,0.1,10.0 --steps 500 --seeds 3 "
+        "--out studies/three"
+    )
+    assert views.reproduce(no_metric).command is None
+    paused = build({0.1: 300, 0.2: 1000}, "paused")
+    assert views.reproduce(paused).command is None
+    clipped = build({0.1: 1000}, "clipped", clip=1.0, optimizer="sgd")
+    assert "--optimizer sgd --clip 1.0" in str(views.reproduce(clipped).command)
+
+
+def test_reproduce_in_python_is_python(demo: Study, no_metric: Study, build: Builder) -> None:
+    chosen = build(
+        {0.1: 20},
+        "chosen",
+        steps=20,
+        reference="mnist-cnn --keep-prob 0.9 --data my data",
+        optimizer="mine:make",
+        seeds=(3, 5),
+        rungs=[7, 20],
+    )
+    for study in (demo, no_metric, chosen):
+        compile(views.reproduce(study).python, "reproduce", "exec")
+    text = views.reproduce(chosen).python
+    assert 'es.get_problem("mnist-cnn", keep_prob=0.9, data="my data")' in text
+    assert "optimizer=make,  # mine:make" in text
+    assert "seeds=[3, 5]" in text
+    assert "rungs=[7]" in text
+
+
+def test_views_of_losses_below_zero_and_evaluations_that_are_not_finite(build: Builder) -> None:
+    trial, settings = TrialId(0.1, 0), plan(10)
+    made = burst(TrialId(0.001, 0), 10, settings)
+    negative = Burst(trial, 0, 10, (-1.0,) * 10, (), (), (), None, 1.0)
+    bad = evaluation(0.1, 10)
+    lost = Burst(
+        TrialId(1.0, 0), 0, 10, (math.inf,) * 10, (), (),
+        (type(bad)(10, "valid", math.nan, 0.1, 1000, 100, (math.nan,) * 20),), None, 1.0,
+    )  # fmt: skip
+    study = build(
+        {0.001: 10, 0.1: 10, 1.0: 10},
+        steps=10,
+        bursts=[made, negative, lost],
+        problem=facts(chance=Chance(CHANCE, "given")),
+    )
+    point = next(p for p in views.response(study).points if p.lr == 1.0)
+    assert point.loss is None
+    assert point.broken
+    assert len(views.curves(study)) == 3
+    assert views.table(study)
+
+
+def test_apart_keeps_order_and_distance() -> None:
+    places = apart([3.0, 1.0, 1.0, 1.1, 9.0], 0.5)
+    ordered = sorted(places)
+    assert all(b - a >= 0.5 - 1e-9 for a, b in pairwise(ordered))
+    assert places[4] == 9.0
