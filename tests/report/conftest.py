@@ -40,12 +40,12 @@ def three_seeds(build: Builder) -> Study:
 @pytest.fixture
 def unfinished(build: Builder) -> Study:
     """One rate done, one on its way, one not begun."""
-    return build(dict.fromkeys((1e-4, 1e-3, 0.5), 1000), reached={1e-4: 300, 0.5: 0})
+    return build(dict.fromkeys((1e-4, 1e-3, 0.5), 1000), "unfinished", reached={1e-4: 300, 0.5: 0})
 
 
 @pytest.fixture
 def all_failed(build: Builder) -> Study:
-    return build({0.1: 1000, 0.5: 1000, 10.0: 1000})
+    return build({0.1: 1000, 0.5: 1000, 10.0: 1000}, "failed")
 
 
 @pytest.fixture
@@ -55,6 +55,7 @@ def no_metric(build: Builder) -> Study:
     problem = facts("line", metric=False, chance=chance)
     return build(
         dict.fromkeys((1e-4, 1e-3, 0.1, 10.0), 400),
+        "plain",
         problem=problem,
         reference=None,
         metric=False,
