@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from etascope.diagnosis.verdict import TOLERANCE
 from etascope.records import History, Verdict
 from etascope.report.words import counted, listed, number, rate, share
 from etascope.study import Study
@@ -87,8 +88,8 @@ def _band(study: Study) -> str:
     if low == high:
         return f"No other rate was shown to be as good as {rate(low)}."
     return (
-        f"Rates from {rate(low)} to {rate(high)} are as good, within 2 % of the distance from "
-        "knowing nothing to the best loss."
+        f"Rates from {rate(low)} to {rate(high)} are as good, within {TOLERANCE:.0%} of the "
+        "distance from knowing nothing to the best loss."
     )
 
 

@@ -8,6 +8,7 @@ coordinates on every kind of axis.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any, NamedTuple
 
 from etascope.report.axes import Range, Ticks, log_range, log_ticks, plain_range
@@ -89,6 +90,15 @@ def label(x: float, y: float, text: str, colour: str, where: str = "middle right
     }
 
 
+def plain(text: str) -> str:
+    """A user's name as plotly is to show it: as it is, where it would read tags in it.
+
+    >>> plain("a<b>")
+    'a&lt;b&gt;'
+    """
+    return escape(text, quote=False)
+
+
 HALO = ", ".join(f"{x}px {y}px 3px var(--page)" for x in (-1, 0, 1) for y in (-1, 0, 1))
 
 
@@ -119,10 +129,10 @@ def response_figure(view: Response, field: str) -> Figure | None:
         )
     # A broken trial without a finite value is shown all the same, near the worse edge.
     worse = high if loss or not view.higher_is_better else low
-    inside = worse + 0.04 * ((low + high) / 2 - worse)
-    traces += _marks(view, values, 10**inside if logs else inside, name)
+    inside = worse + 0.1 * ((low + high) / 2 - worse)
+    traces += _marks(view, values, 10**inside if logs else inside, plain(name))
     ticks = log_ticks(bottom, top, 6) if logs else None
-    y = axis(f"held-out {name}", log=bool(logs), ticks=ticks, range=[low, high])
+    y = axis(f"held-out {plain(name)}", log=bool(logs), ticks=ticks, range=[low, high])
     x = axis("learning rate η", log=True, ticks=log_ticks(*ends), range=[left, right])
     alt = _response_alt(view, values, name)
     return Figure(f"response-{field}", alt, traces, layout(x, y))
@@ -173,7 +183,10 @@ def _marks(view: Response, values: Sequence[float | None], edge: float, name: st
             for p, v in chosen
         ]
         hollow = [mark.plotly + ("-open" if p.provisional else "") for p, _ in chosen]
+        # A rim of the page's colour keeps seeds apart; a hollow mark is nothing but its rim.
+        rims = [2 if p.provisional else 1 for p, _ in chosen]
         size = 14 if verdict == "best" else 11 if len(view.points) <= MANY else 7
+        sizes = [size - p.provisional for p, _ in chosen]
         traces.append(
             {
                 "type": "scatter",
@@ -185,9 +198,9 @@ def _marks(view: Response, values: Sequence[float | None], edge: float, name: st
                 "cliponaxis": False,
                 "marker": {
                     "symbol": hollow,
-                    "size": size,
+                    "size": sizes,
                     "color": f"var(--{mark.css})",
-                    "line": {"width": 2, "color": f"var(--{mark.css})"},
+                    "line": {"width": rims, "color": "var(--page)"},
                 },
             }
         )
@@ -217,7 +230,9 @@ def schedule_figure(view: AdamSchedule) -> Figure:
         traces.append(line((1, last), (shown.lr, shown.lr), colour, width=1, dash="dot"))
         hover = "step %{x}: lr<sub>t</sub> = %{y:.3g}<extra></extra>"
         told = {"hoverinfo": None, "hovertemplate": hover}
-        traces.append(line(shown.steps, shown.effective, colour, width=2.5, **told))
+        factor = line(shown.steps, shown.effective, colour, width=2.5, **told)
+        factor["line"]["simplify"] = False  # few points and a smooth curve: none is to be left out
+        traces.append(factor)
         traces.append(
             label(1, 1.08 * shown.lr, f"η = {rate(shown.lr)}, {shown.role}", colour, "top right")
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from etascope.report.axes import Range, apart, log_range, log_ticks, plain_range
-from etascope.report.figures import INK, MUTED, Figure, Trace, axis, label, layout, line
+from etascope.report.figures import INK, MUTED, Figure, Trace, axis, label, layout, line, plain
 from etascope.report.palette import MARKS, rate_colour, scale
 from etascope.report.views import Curve, HighLow, Reference, ReferenceCurve, Response, behind
 from etascope.report.words import number, rate, share
@@ -55,14 +55,15 @@ def _pair_figure(
         }
         series = behind.accuracy
         traces.append(line(series.trend_steps, series.trend, "var(--reference)", **style, **told))
-    traces += _probe(curve, colour, metric)
+    traces += _probe(curve, colour, plain(metric))
     held = {"type": "scatter", "mode": "markers"}
-    told = {"hovertemplate": f"held-out {metric} at step %{{x}}: %{{y:.3f}}<extra></extra>"}
+    told = {"hovertemplate": f"held-out {plain(metric)} at step %{{x}}: %{{y:.3f}}<extra></extra>"}
     marker = {"symbol": "circle-open", "size": 8, "color": INK, "line": {"width": 1.5}}
     x, y = list(curve.valid_steps), list(curve.valid_metric)
     traces.append({**held, **told, "x": x, "y": y, "marker": marker, "cliponaxis": False})
     made = layout(
-        axis("step", range=[-0.01 * horizon, 1.01 * horizon]), axis(metric, range=list(reach))
+        axis("step", range=[-0.01 * horizon, 1.01 * horizon]),
+        axis(plain(metric), range=list(reach)),
     )
     end = curve.valid_metric[-1] if curve.valid_metric else None
     alt = (
@@ -107,7 +108,12 @@ def curves_figure(curves: Sequence[Curve], chance: float | None) -> Figure | Non
         traces.append(_colour_bar(lrs))
     ticks = log_ticks(10**low, 10**high, 8) if logs else None
     made = layout(
-        axis("step", log=True, ticks=log_ticks(1, last), range=[0, math.log10(max(last, 2))]),
+        axis(
+            "update (step + 1)",
+            log=True,
+            ticks=log_ticks(1, last),
+            range=[0, math.log10(max(last, 2))],
+        ),
         axis("training loss", log=bool(logs), ticks=ticks, range=[low, high]),
         right=58 if len(lrs) <= LABELLED else 20,
     )
@@ -124,7 +130,7 @@ def _loss(curve: Curve, colour: str, *, whole: bool) -> list[Trace]:
     told = {
         "hoverinfo": None,
         "hovertemplate": f"<b>{rate(curve.lr)}</b>, seed {curve.seed}<br>"
-        "loss %{y:.4g} at step %{x}<extra></extra>",
+        "loss %{y:.4g} before update %{x}<extra></extra>",
     }
     series = curve.loss
     steps = [s + 1 for s in series.steps]

@@ -53,7 +53,7 @@ def response_panel(ax: Axes, view: Response, field: str) -> None:
         text = f"knowing nothing {number(level)}" if loss else f"commonest class {share(level)}"
         _level(ax, level, text, above=loss)
     worse = high if loss or not view.higher_is_better else low
-    worse += 0.04 * ((low + high) / 2 - worse)  # inside the panel, so that the mark is whole
+    worse += 0.1 * ((low + high) / 2 - worse)  # inside the panel, so that the mark is whole
     worse = 10**worse if logs else worse
     for verdict, mark in MARKS.items():
         chosen = [
@@ -124,7 +124,7 @@ def pair_panel(
 def curves_panel(ax: Axes, curves: Sequence[Curve], chance: float | None) -> None:
     """The training loss of every trial over its steps, log-log where the losses are positive."""
     curves = [c for c in curves if any(v is not None for v in c.loss.values)]
-    _frame(ax, "step", "training loss")
+    _frame(ax, "update (step + 1)", "training loss")
     if not curves:
         ax.text(0.5, 0.5, "not trained yet", transform=ax.transAxes, ha="center", color=MUTED)
         return

@@ -106,6 +106,7 @@ def _command(study: Study) -> str | None:
         ladder
         and study.reference.split()[0] == "mnist-cnn"
         and not changes
+        and not _rungs(study)
         and targets == {**dict.fromkeys(DEMO, study.horizon), **ladder}
     ):
         lrs = [] if set(ladder) == set(LADDER) else [f"--lrs {_joined(ladder)}"]
