@@ -187,7 +187,7 @@ def main() -> None:
     """Train at both rates and write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT / "src/etascope/data/mnist")
-    default_out = ROOT / "src/etascope/report/reference/mnist_tensorflow.json"
+    default_out = ROOT / "src/etascope/reporting/reference/mnist_tensorflow.json"
     parser.add_argument("--out", type=Path, default=default_out)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

@@ -28,8 +28,8 @@ raises = es.Problem(model=no_model, loss=mse, **data)
 vector = es.Problem(model=lambda: torch.nn.Linear(1, 1),
                     loss=lambda m, b: (m(b[0]) - b[1]).square(), **data)
 def late(m, b):
-    late.calls += 1
-    if late.calls > 8: raise RuntimeError("the loss gave up")
+    late.calls += torch.is_grad_enabled()
+    if late.calls > 5: raise RuntimeError("the loss gave up")
     return mse(m, b)
 late.calls = 0
 later = es.Problem(model=lambda: torch.nn.Linear(1, 1), loss=late, **data)

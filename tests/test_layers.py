@@ -25,7 +25,7 @@ LAYERS = [
     "search",
     "environment",
     "coordinator",
-    "report",
+    "reporting",
     "cli",
 ]
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from etascope.plan import Plan, logspace
     from etascope.problems.problem import Problem
     from etascope.problems.registry import get_problem
-    from etascope.report.html import report
-    from etascope.report.plots import plot
+    from etascope.reporting.html import report
+    from etascope.reporting.plots import plot
     from etascope.study import Study, open_study
 
 _HOMES = {
@@ -33,8 +33,8 @@ _HOMES = {
     "get_problem": "problems.registry",
     "logspace": "plan",
     "open_study": "study",
-    "plot": "report.plots",
-    "report": "report.html",
+    "plot": "reporting.plots",
+    "report": "reporting.html",
     "sweep": "coordinator",
 }
 

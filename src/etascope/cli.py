@@ -144,12 +144,12 @@ def report(
     opened = es.open_study(study)
     typer.echo(es.report(opened, out or study / "report.html"))
     if plots is not None:
-        from etascope.report.plots import save_plots
+        from etascope.reporting.plots import save_plots
 
         for path in save_plots(opened, plots):
             typer.echo(path)
     if tensorboard is not None:
-        from etascope.report.tensorboard import write_tensorboard
+        from etascope.reporting.tensorboard import write_tensorboard
 
         typer.echo(write_tensorboard(opened, tensorboard))
 
@@ -173,7 +173,7 @@ def _tenths(steps: int) -> tuple[int, ...]:
 
 
 def _train(problem: es.Problem, lrs: Any, **options: Any) -> es.Study:
-    from etascope.report.progress import TerminalProgress
+    from etascope.reporting.progress import TerminalProgress
 
     _keep_memory()
     try:
@@ -187,7 +187,7 @@ def _train(problem: es.Problem, lrs: Any, **options: Any) -> es.Study:
 def _show(study: es.Study) -> None:
     from rich.console import Console
 
-    from etascope.report.terminal import summary
+    from etascope.reporting.terminal import summary
 
     Console().print(summary(study))
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from etascope.diagnosis.verdict import TOLERANCE
 from etascope.records import History, Verdict
-from etascope.report.words import counted, listed, number, rate, share
+from etascope.reporting.words import counted, listed, number, rate, share
 from etascope.study import Study
 
 FAILED = ("diverged", "stuck")

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from report.written_studies import Builder
+from reporting.written_studies import Builder
 
 import etascope as es
 from etascope.errors import StudyError, UsageError
-from etascope.report.plots import plot, save_plots
+from etascope.reporting.plots import plot, save_plots
 from etascope.study import Study
 
 PNG = b"\x89PNG"

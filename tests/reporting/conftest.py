@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.written_studies import CHANCE, DEMO, Builder, facts, write_study
+from reporting.written_studies import CHANCE, DEMO, Builder, facts, write_study
 
 from etascope.records import Chance
 from etascope.study import Study

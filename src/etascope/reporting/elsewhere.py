@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from etascope.report.thinning import Series, finite, thin
+from etascope.reporting.thinning import Series, finite, thin
 from etascope.study import Study
 
 REFERENCE = Path(__file__).parent / "reference" / "mnist_tensorflow.json"

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from etascope.report.axes import Range, apart, log_range, log_ticks, plain_range
-from etascope.report.figures import INK, MUTED, Figure, Trace, axis, label, layout, line, plain
-from etascope.report.palette import MARKS, rate_colour, scale
-from etascope.report.views import Curve, HighLow, Reference, ReferenceCurve, Response, behind
-from etascope.report.words import number, rate, share
+from etascope.reporting.axes import Range, apart, log_range, log_ticks, plain_range
+from etascope.reporting.figures import INK, MUTED, Figure, Trace, axis, label, layout, line, plain
+from etascope.reporting.palette import MARKS, rate_colour, scale
+from etascope.reporting.views import Curve, HighLow, Reference, ReferenceCurve, Response, behind
+from etascope.reporting.words import number, rate, share
 
 LABELLED = 8  # rates that are labelled at the end of their lines; more of them get a colour bar
 FEW = 24  # trials that are drawn with every point and a trend; more of them get one line each

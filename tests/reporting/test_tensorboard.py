@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from etascope.errors import StudyError, UsageError
-from etascope.report.tensorboard import write_tensorboard
+from etascope.reporting.tensorboard import write_tensorboard
 from etascope.study import Study
 
 pytest.importorskip("tensorboard")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.written_studies import DEMO, facts, write_study
+from reporting.written_studies import DEMO, facts, write_study
 
-from etascope.report.html import report
+from etascope.reporting.html import report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from etascope.report.words import counted
+from etascope.reporting.words import counted
 from etascope.study import Study
 
 # What the command line and `sweep` take when nothing is said.

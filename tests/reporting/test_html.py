@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.written_studies import Builder, facts
+from reporting.written_studies import Builder, facts
 
 import etascope as es
 from etascope.errors import StudyError
-from etascope.report.html import PLOTLY, embedded, figures, render, report
+from etascope.reporting.html import PLOTLY, embedded, figures, render, report
 from etascope.study import Study
 
 

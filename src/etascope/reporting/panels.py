@@ -9,11 +9,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from etascope.report.axes import apart, log_range, log_ticks, plain_range
-from etascope.report.palette import MARKS, rate_colour, scale
-from etascope.report.thinning import Drawn
-from etascope.report.views import AdamSchedule, Curve, ReferenceCurve, Response
-from etascope.report.words import number, rate, share
+from etascope.reporting.axes import apart, log_range, log_ticks, plain_range
+from etascope.reporting.palette import MARKS, rate_colour, scale
+from etascope.reporting.thinning import Drawn
+from etascope.reporting.views import AdamSchedule, Curve, ReferenceCurve, Response
+from etascope.reporting.words import number, rate, share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etascope.errors import StudyError, UsageError
-from etascope.report import views
+from etascope.reporting import views
 from etascope.study import Study
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def plot(study: Study, axes: Sequence[Axes] | None = None) -> tuple[Axes, Axes, 
         UsageError: if matplotlib is not installed, or `axes` are not three.
     """
     figure_class = _matplotlib()
-    from etascope.report.panels import curves_panel, key, response_panel
+    from etascope.reporting.panels import curves_panel, key, response_panel
 
     if axes is None:
         axes = figure_class(figsize=(14, 4.2), layout=_layout()).subplots(1, 3)
@@ -106,7 +106,7 @@ def _layout() -> LayoutEngine:
 
 
 def _response(make: type[Figure], study: Study) -> Figure:
-    from etascope.report.panels import response_panel
+    from etascope.reporting.panels import response_panel
 
     view = views.response(study)
     panels = ["loss", "metric"] if view.metric else ["loss"]
@@ -119,7 +119,7 @@ def _response(make: type[Figure], study: Study) -> Figure:
 
 
 def _pair(make: type[Figure], study: Study) -> Figure | None:
-    from etascope.report.panels import pair_panel
+    from etascope.reporting.panels import pair_panel
 
     curves = [c for c in views.high_and_low(study) if c is not None and c.probe.steps]
     if not curves:
@@ -134,7 +134,7 @@ def _pair(make: type[Figure], study: Study) -> Figure | None:
 
 
 def _curves(make: type[Figure], study: Study) -> Figure:
-    from etascope.report.panels import curves_panel
+    from etascope.reporting.panels import curves_panel
 
     figure = make(figsize=(9.0, 4.6), layout=_layout())
     curves_panel(figure.subplots(), views.curves(study), study.problem.chance.loss)
@@ -142,7 +142,7 @@ def _curves(make: type[Figure], study: Study) -> Figure:
 
 
 def _schedule(make: type[Figure], study: Study) -> Figure | None:
-    from etascope.report.panels import schedule_panel
+    from etascope.reporting.panels import schedule_panel
 
     view = views.adam_schedule(study)
     if view is None:

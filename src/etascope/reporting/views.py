@@ -15,11 +15,11 @@ import numpy as np
 
 from etascope.optim.reference import effective_lr
 from etascope.records import Evaluation, History, Verdict
-from etascope.report.answer import FAILED, Answer, answer
-from etascope.report.elsewhere import Reference, ReferenceCurve, behind, reference_curves
-from etascope.report.rates import Row, Spread, table
-from etascope.report.reproduction import Reproduction, reproduce
-from etascope.report.thinning import LIMIT, Drawn, Series, drawn, finite, thin
+from etascope.reporting.answer import FAILED, Answer, answer
+from etascope.reporting.elsewhere import Reference, ReferenceCurve, behind, reference_curves
+from etascope.reporting.rates import Row, Spread, table
+from etascope.reporting.reproduction import Reproduction, reproduce
+from etascope.reporting.thinning import LIMIT, Drawn, Series, drawn, finite, thin
 from etascope.study import Study
 
 __all__ = [

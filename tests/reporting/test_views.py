@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report.written_studies import CHANCE, Builder, burst, evaluation, facts, plan
+from reporting.written_studies import CHANCE, Builder, burst, evaluation, facts, plan
 
 from etascope.optim.reference import effective_lr
 from etascope.records import Burst, Chance, Failure, TrialId
-from etascope.report import elsewhere, views
-from etascope.report.axes import apart
-from etascope.report.palette import MARKS
-from etascope.report.thinning import thin
+from etascope.reporting import elsewhere, views
+from etascope.reporting.axes import apart
+from etascope.reporting.palette import MARKS
+from etascope.reporting.thinning import thin
 from etascope.study import Study
 
 

@@ -7,9 +7,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from etascope.report.answer import answer
-from etascope.report.rates import Row, Spread, table
-from etascope.report.words import number, rate, share
+from etascope.reporting.answer import answer
+from etascope.reporting.rates import Row, Spread, table
+from etascope.reporting.words import number, rate, share
 from etascope.study import Study
 
 # Never by colour alone: each verdict has a sign of its own.

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from etascope.errors import StudyError
 from etascope.journal import dumps, write_atomically
-from etascope.report import views, words
-from etascope.report.figures import Figure, response_figure, schedule_figure
-from etascope.report.lines import curves_figure, pair_figures
-from etascope.report.palette import MARKS
-from etascope.report.reproduction import size
+from etascope.reporting import views, words
+from etascope.reporting.figures import Figure, response_figure, schedule_figure
+from etascope.reporting.lines import curves_figure, pair_figures
+from etascope.reporting.palette import MARKS
+from etascope.reporting.reproduction import size
 from etascope.study import Study
 
 HERE = Path(__file__).parent

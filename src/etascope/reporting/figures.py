@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from etascope.report.axes import Range, Ticks, log_range, log_ticks, plain_range
-from etascope.report.palette import MARKS
-from etascope.report.views import AdamSchedule, Response
-from etascope.report.words import number, rate, share
+from etascope.reporting.axes import Range, Ticks, log_range, log_ticks, plain_range
+from etascope.reporting.palette import MARKS
+from etascope.reporting.views import AdamSchedule, Response
+from etascope.reporting.words import number, rate, share
 
 Trace = dict[str, Any]
 MANY = 60  # points from which on they are drawn smaller

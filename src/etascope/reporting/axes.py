@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from etascope.report.words import rate
+from etascope.reporting.words import rate
 
 Range = tuple[float, float]
 
