@@ -1,8 +1,11 @@
 """Times a step of etascope's Adam against torch's fused Adam on the parameters of mnist-cnn.
 
-Both update the same shapes from the same gradients. A repeat times a block of steps of each, in
-an order that alternates, so that a change of the machine's mood falls on both; the ratio is taken
-repeat by repeat. Prints one JSON object: medians and quartiles, with the environment.
+Both update the same shapes from the same gradients. Where an optimizer's tensors happen to lie in
+memory is worth several per cent, so there are two of each, allocated in mirrored order. A repeat
+times a block of steps of each in a random order, after a step that is not counted (it brings the
+tensors into the cache), so that a change of the machine's mood falls on all; the ratio is taken
+repeat by repeat, and that of torch's two instances shows what is noise. Prints one JSON object:
+medians and quartiles, with the environment.
 
 Run: `python benchmarks/adam_speed.py [--repeats 200] [--steps 10] [--threads N] [--device cpu]`
 """
@@ -10,6 +13,7 @@ Run: `python benchmarks/adam_speed.py [--repeats 200] [--steps 10] [--threads N]
 import argparse
 import json
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -49,6 +53,7 @@ def prepare(make: Make, device: str) -> torch.optim.Optimizer:
 
 def block(optimizer: torch.optim.Optimizer, steps: int, device: str) -> float:
     """Return the seconds of one step, as the mean over a block."""
+    optimizer.step()
     start = time.perf_counter()
     for _ in range(steps):
         optimizer.step()
@@ -73,6 +78,13 @@ def hardware(device: str) -> str:
     return f"{names[0] if names else platform.processor()}, {len(names)} logical cores"
 
 
+def _of(
+    name: str, peers: list[tuple[str, torch.optim.Optimizer]], times: list[list[float]]
+) -> list[list[float]]:
+    """Return the times of both instances of a peer."""
+    return [spent for (peer, _), spent in zip(peers, times, strict=True) if peer == name]
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -82,20 +94,28 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    peers = {name: prepare(make, options.device) for name, make in PEERS.items()}
-    times: dict[str, list[float]] = {name: [] for name in peers}
-    for repeat in range(options.repeats):
-        for name in list(peers)[:: 1 if repeat % 2 else -1]:
-            times[name].append(block(peers[name], options.steps, options.device))
-    base = times["torch_fused"]
+    peers = [(name, prepare(PEERS[name], options.device)) for name in (*PEERS, *reversed(PEERS))]
+    times: list[list[float]] = [[] for _ in peers]
+    order = random.Random(0)
+    for _ in range(options.repeats):
+        for index in order.sample(range(len(peers)), len(peers)):
+            times[index].append(block(peers[index][1], options.steps, options.device))
+    both = {
+        name: [sum(pair) / 2 for pair in zip(*_of(name, peers, times), strict=True)]
+        for name in PEERS
+    }
+    one, other = _of("torch_fused", peers, times)
     result = {
         "parameters": sum(int(np.prod(shape)) for shape in SHAPES),
-        "milliseconds_a_step": {n: quartiles([1e3 * t for t in ts]) for n, ts in times.items()},
+        "milliseconds_a_step": {n: quartiles([1e3 * t for t in ts]) for n, ts in both.items()},
         "ratio_to_torch_fused": {
-            name: quartiles([t / b for t, b in zip(times[name], base, strict=True)])
-            for name in times
+            name: quartiles([t / b for t, b in zip(ts, both["torch_fused"], strict=True)])
+            for name, ts in both.items()
             if name != "torch_fused"
         },
+        "ratio_of_torch_fused_to_itself": quartiles(
+            [a / b for a, b in zip(one, other, strict=True)]
+        ),
         "repeats": options.repeats,
         "steps_a_repeat": options.steps,
         "environment": {
@@ -103,7 +123,7 @@ def main() -> None:
             "threads": options.threads,
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "system": platform.platform(),
+            "system": f"{platform.system()} {platform.machine()}",
         },
     }
     print(json.dumps(result, indent=2))
