@@ -59,6 +59,12 @@ def test_a_rate_must_be_positive_and_finite(lr):
         check_targets([lr], 10)
 
 
+@pytest.mark.parametrize("lrs", ["0.1", 0.1, None, []])
+def test_rates_come_as_a_list(lrs):
+    with pytest.raises(es.UsageError, match=r"list of rates|no learning rate"):
+        check_targets(lrs, 10)
+
+
 def test_a_rate_given_twice_is_refused():
     with pytest.raises(es.UsageError, match="twice"):
         check_targets([0.1, 1e-1], 10)
@@ -90,6 +96,11 @@ def test_seeds_must_be_a_count_or_distinct_numbers(seeds):
         {"steps": 10, "optimizer": "adamm"},
         {"steps": 10, "schedule": "cosinus"},
         {"steps": 10, "rungs": (0,)},
+        {"steps": 10, "rungs": 3},
+        {"steps": 10, "weight_decay": "a"},
+        {"steps": 10, "optimizer": None},
+        {"steps": 10, "schedule": 3},
+        {"steps": 10, "clip": "a"},
         {"steps": 10, "probe_every": 0},
         {"steps": 10, "optimizer": lambda m, lr: None, "weight_decay": 0.1},
     ],

@@ -83,6 +83,9 @@ def test_the_losses_on_the_disk_are_those_of_a_plain_training_loop(tmp_path):
 
 
 def test_what_is_no_study_is_one_clear_error(tmp_path):
+    for use in (es.open_study, es.plot, lambda it: es.report(it, tmp_path / "a.html")):
+        with pytest.raises(es.UsageError, match="not by a int"):
+            use(3)
     with pytest.raises(es.StudyError, match="there is no study"):
         es.open_study(tmp_path)
     with pytest.raises(es.StudyError, match="there is no study"):

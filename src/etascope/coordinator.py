@@ -116,7 +116,7 @@ def sweep(
         clip=clip,
         accumulate=accumulate,
         weight_decay=weight_decay,
-        rungs=tuple(rungs),
+        rungs=rungs,  # type: ignore[arg-type]
         probe_every=probe_every,
         rung_examples=rung_examples,
     )

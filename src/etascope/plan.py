@@ -58,8 +58,13 @@ class Plan:
             object.__setattr__(self, name, _whole(name, getattr(self, name), least=1))
         if self.clip is not None:
             _positive("clip", self.clip)
-        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
-            raise UsageError(f"weight_decay is {self.weight_decay!r}; it must be 0 or more")
+        if self.weight_decay is not None and self.weight_decay != 0:
+            _positive("weight_decay", self.weight_decay)
+        for name in ("optimizer", "schedule"):
+            if not (isinstance(getattr(self, name), str) or callable(getattr(self, name))):
+                raise UsageError(f"{name} is {getattr(self, name)!r}; pass a name or a factory")
+        if not isinstance(self.rungs, Iterable):
+            raise UsageError(f"rungs is {self.rungs!r}; pass a list of steps")
         if isinstance(self.optimizer, str):
             from etascope.optim.registry import get_optimizer
 
@@ -175,7 +180,7 @@ def check_targets(lrs: Iterable[float] | Mapping[float, int], steps: int) -> dic
         UsageError: for no rate, a rate that is not a positive finite number, a duplicate, or a
             step beyond the horizon.
     """
-    if isinstance(lrs, (str, float, int)):
+    if isinstance(lrs, str) or not isinstance(lrs, Iterable):
         raise UsageError(f"lrs is {lrs!r}; pass a list of rates such as [{lrs}]")
     rates = list(lrs)
     if not rates:

@@ -177,15 +177,20 @@ class Study:
         }
 
 
-def open_study(path: str | os.PathLike[str]) -> Study:
+def open_study(path: Study | str | os.PathLike[str]) -> Study:
     """Open a study for reading, finished or not.
 
     Args:
-        path: the study directory.
+        path: the study directory; a Study is handed back as it is.
 
     Raises:
-        StudyError: if there is none, or its files are damaged.
+        UsageError: if it is no path.
+        StudyError: if there is no study, or its files are damaged.
     """
+    if isinstance(path, Study):
+        return path
+    if not isinstance(path, (str, os.PathLike)):
+        raise UsageError(f"a study is named by its directory, not by a {type(path).__name__}")
     return Study(Path(path))
 
 

@@ -20,7 +20,7 @@ from etascope.reporting.figures import Figure, response_figure, schedule_figure
 from etascope.reporting.lines import curves_figure, pair_figures
 from etascope.reporting.palette import MARKS
 from etascope.reporting.reproduction import size
-from etascope.study import Study
+from etascope.study import Study, open_study
 
 HERE = Path(__file__).parent
 PLOTLY = HERE / "vendor" / "plotly-basic.min.js"
@@ -33,21 +33,22 @@ class Part(NamedTuple):
     allowed: str
 
 
-def report(study: Study, path: str | os.PathLike[str]) -> Path:
+def report(study: Study | str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
     """Write the report of a study as one HTML file that works offline.
 
     Args:
-        study: from `sweep` or `open_study`, finished or not.
+        study: from `sweep` or `open_study`, or its directory; finished or not.
         path: the file; it is replaced as a whole or not at all.
 
     Returns:
         The path of the file.
 
     Raises:
+        UsageError: if `study` is no study.
         StudyError: if the file cannot be written.
     """
     target = Path(path)
-    page = render(study).encode()
+    page = render(open_study(study)).encode()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, page)

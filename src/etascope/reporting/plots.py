@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from etascope.errors import StudyError, UsageError
 from etascope.reporting import views
-from etascope.study import Study
+from etascope.study import Study, open_study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 DOTS = 200  # per inch of a PNG file
 
 
-def plot(study: Study, axes: Sequence[Axes] | None = None) -> tuple[Axes, Axes, Axes]:
+def plot(
+    study: Study | str | os.PathLike[str], axes: Sequence[Axes] | None = None
+) -> tuple[Axes, Axes, Axes]:
     """Draw a study in three panels: held-out loss and metric against the rate, and all losses.
 
     Args:
-        study: from `sweep` or `open_study`, finished or not.
+        study: from `sweep` or `open_study`, or its directory; finished or not.
         axes: three matplotlib axes to draw on; by default those of a new figure, which is made
             without pyplot: `axes[0].figure.savefig("a.png")` writes it, a notebook shows it.
 
@@ -31,7 +33,7 @@ def plot(study: Study, axes: Sequence[Axes] | None = None) -> tuple[Axes, Axes, 
         The three axes.
 
     Raises:
-        UsageError: if matplotlib is not installed, or `axes` are not three.
+        UsageError: if matplotlib is not installed, `study` is no study, or `axes` are not three.
     """
     figure_class = _matplotlib()
     from etascope.reporting.panels import curves_panel, key, response_panel
@@ -42,6 +44,7 @@ def plot(study: Study, axes: Sequence[Axes] | None = None) -> tuple[Axes, Axes, 
     if len(drawn) != 3:
         raise UsageError(f"axes holds {len(drawn)} axes; plot draws on three")
     loss, metric, curves = drawn
+    study = open_study(study)
     response = views.response(study)
     response_panel(loss, response, "loss")
     key(loss, 3)
