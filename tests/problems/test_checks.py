@@ -98,65 +98,6 @@ def test_a_problem_of_the_wrong_kinds_is_refused(changes, told):
         line_problem(**changes)
 
 
-# The loss of knowing nothing ------------------------------------------------------------------
-
-
-def test_for_classes_chance_is_the_entropy_of_the_held_out_labels():
-    problem = blobs_problem()
-    labels = problem.valid[1]
-    shares = torch.bincount(labels) / len(labels)
-    chance = check(problem).chance
-    assert chance.source == "constant prediction"
-    assert chance.loss == pytest.approx(float(-(shares * shares.log()).sum()), rel=1e-5)
-    assert dict(chance.majority)[100] == pytest.approx(float(shares.max()))
-
-
-def test_for_squared_error_chance_is_the_variance_of_the_targets():
-    problem = line_problem()
-    assert check(problem).chance.loss == pytest.approx(float(problem.valid[1].var(correction=0)))
-
-
-def test_for_absolute_error_chance_is_the_spread_around_the_median():
-    problem = line_problem(loss=lambda m, b: (m(b[0]) - b[1]).abs().mean())
-    targets = problem.valid[1]
-    expected = float((targets - targets.median()).abs().mean())
-    assert check(problem).chance.loss == pytest.approx(expected)
-
-
-def test_for_tokens_chance_is_the_entropy_of_the_tokens():
-    tokens = torch.randint(0, 5, (40, 6), generator=torch.Generator().manual_seed(0))
-
-    def loss(model, batch):
-        return nn.functional.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())
-
-    problem = line_problem(
-        model=lambda: nn.Embedding(5, 5), loss=loss, train=(tokens, tokens), valid=(tokens, tokens)
-    )
-    shares = torch.bincount(tokens.flatten()) / tokens.numel()
-    chance = check(problem).chance
-    assert chance.loss == pytest.approx(float(-(shares * shares.log()).sum()), rel=1e-5)
-    assert chance.majority == ()
-
-
-def test_where_the_targets_say_nothing_chance_is_the_initial_loss():
-    def batches(seed, epoch):
-        for _ in range(4):
-            yield {"x": torch.ones(8, 1)}
-
-    problem = line_problem(
-        train=batches, valid=batches, loss=lambda m, b: (m(b["x"]) - 5).square().mean()
-    )
-    chance = check(problem).chance
-    assert chance.source == "initial loss"
-    assert chance.loss > 1
-    assert len(chance.batch_losses) == 4
-
-
-def test_a_given_chance_wins():
-    chance = check(line_problem(chance=2.5)).chance
-    assert (chance.loss, chance.source) == (2.5, "given")
-
-
 # The fingerprint ------------------------------------------------------------------------------
 
 
@@ -169,3 +110,15 @@ def test_the_fingerprint_knows_the_problem_by_its_numbers():
         loss=lambda m, b: 2 * nn.functional.cross_entropy(m(b[0]), b[1]),
     )
     assert check(weighted).fingerprint != one
+
+
+def test_the_fingerprint_knows_the_held_out_set():
+    x, y = line_problem().valid
+    one = check(line_problem()).fingerprint
+    assert check(line_problem(valid=(x, y + 1))).fingerprint != one
+
+
+def test_a_metric_of_another_length_than_the_batch_is_refused():
+    problem = blobs_problem(metric=lambda m, b: (m(b[0]).argmax(-1) == b[1])[:3])
+    with pytest.raises(es.UsageError, match=r"shape \(3,\) for 10 examples"):
+        check(problem)

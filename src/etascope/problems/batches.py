@@ -60,8 +60,10 @@ class IndexedSource:
     def in_order(self) -> Iterator[Batch]:
         # Several batches even of a small set: their spread is what a verdict is judged by.
         size = min(self._batch_size, max(1, self._examples // 10))
+        # A set sorted by class must not give rungs of one class: shuffled once, for good.
+        order = torch.randperm(self._examples, generator=generator(0, "held out")).tolist()
         for first in range(0, self._examples, size):
-            yield self._fetch(list(range(first, min(first + size, self._examples))))
+            yield self._fetch(order[first : first + size])
 
 
 class FunctionSource:

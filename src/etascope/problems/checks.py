@@ -10,18 +10,16 @@ import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
 from etascope.errors import EtascopeError, UsageError
 from etascope.problems.batches import Batch, examples_in, tensors_of
+from etascope.problems.chance import find_chance
 from etascope.problems.problem import Problem, evaluating
 from etascope.randomness import seed_everything, undisturbed
-from etascope.records import Chance, ProblemFacts
-
-SMOOTH = 1e-12  # the share given to a class that never occurs, so that its log is finite
+from etascope.records import ProblemFacts
 
 
 def inspect(problem: Problem, rung_examples: int) -> ProblemFacts:
@@ -57,10 +55,11 @@ def inspect(problem: Problem, rung_examples: int) -> ProblemFacts:
         if problem.metric is not None:
             with _named("metric"), evaluating(model):
                 problem.measure(model, held_out, examples_in(held_out))
-        chance = _chance(problem, _build(problem), held_out, rung_examples)
+        with _named("loss, on the valid data,"):
+            chance = find_chance(problem, _build(problem), held_out, rung_examples)
     return ProblemFacts(
         name=problem.name,
-        fingerprint=_fingerprint(_weights(model), batch, first),
+        fingerprint=_fingerprint(_weights(model), (batch, held_out), (first, chance.loss)),
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         batch_shapes=tuple(tuple(t.shape) for t in tensors_of(batch)),
         metric=None if problem.metric is None else _metric_name(problem.metric),
@@ -140,119 +139,17 @@ def _same_weights(model: nn.Module, other: nn.Module) -> bool:
     )
 
 
-def _fingerprint(weights: list[torch.Tensor], batch: Batch, loss: float) -> str:
-    """SHA-256 over the initial weights, the first batch and the first loss.
+def _fingerprint(
+    weights: list[torch.Tensor], batches: tuple[Batch, Batch], losses: tuple[float, float]
+) -> str:
+    """SHA-256 over the initial weights, the first batches, the first loss and that of chance.
 
-    The loss is rounded to four digits: another processor may add in another order.
+    Losses are rounded to four digits: another processor may add in another order.
     """
     digest = hashlib.sha256()
-    for tensor in (*weights, *tensors_of(batch)):
+    for tensor in (*weights, *tensors_of(batches)):
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-    digest.update(f"{loss:.4g}".encode())
+    digest.update("".join(f"{loss:.4g}" for loss in losses).encode())
     return digest.hexdigest()
-
-
-# The loss of knowing nothing ------------------------------------------------------------------
-
-
-class _Constant(nn.Module):
-    """Predicts the same for every input."""
-
-    def __init__(self, prediction: torch.Tensor) -> None:
-        super().__init__()
-        self._prediction = prediction
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self._prediction.expand(len(inputs), *self._prediction.shape)
-
-
-def _chance(problem: Problem, model: nn.Module, batch: Batch, rung_examples: int) -> Chance:
-    targets = _targets(problem) if _is_pair(batch) else None
-    output = _output(model, batch) if targets is not None else None
-    majority: tuple[tuple[int, float], ...] = ()
-    constants: list[torch.Tensor] = []
-    if targets is not None:
-        classes = _are_classes(targets, output)
-        constants = _constants(targets, output, classes)
-        if classes and targets.ndim == 1:
-            majority = _majority(problem, targets, rung_examples)
-    if problem.chance is not None:
-        return Chance(problem.chance, "given", majority=majority)
-    evaluations = []
-    for constant in constants:
-        try:
-            evaluations.append(problem.evaluate(_Constant(constant), "valid", 0))
-        except Exception:  # noqa: BLE001 - such a loss looks inside the model
-            break
-    finite = [e for e in evaluations if math.isfinite(e.loss)]
-    if finite:
-        best = min(finite, key=lambda e: e.loss)
-        return Chance(best.loss, "constant prediction", best.batch_losses, majority)
-    with _named("loss, on the valid data,"):
-        initial = problem.evaluate(model, "valid", 0)
-    if not math.isfinite(initial.loss):
-        raise UsageError("the held-out loss of the untrained model is not finite; check valid")
-    return Chance(initial.loss, "initial loss", initial.batch_losses, majority)
-
-
-def _are_classes(targets: torch.Tensor, output: Any) -> bool:
-    """Whether targets are class numbers and the output one score a class, classes last."""
-    return (
-        not targets.is_floating_point()
-        and torch.is_tensor(output)
-        and output.shape[1:-1] == targets.shape[1:]
-        and output.ndim == targets.ndim + 1
-        and int(targets.min()) >= 0
-        and int(targets.max()) < output.shape[-1]
-    )
-
-
-def _constants(targets: torch.Tensor, output: Any, classes: bool) -> list[torch.Tensor]:
-    """The constant predictions that may be best: log class shares; the targets' mean or median."""
-    if classes:
-        shares = targets.long().flatten().bincount(minlength=output.shape[-1]) / targets.numel()
-        logits = shares.clamp_min(SMOOTH).log().to(output)
-        return [logits.expand(output.shape[1:])]
-    same = torch.is_tensor(output) and output.shape[1:] == targets.shape[1:]
-    if same and targets.is_floating_point():
-        return [targets.mean(0).to(output), targets.median(0).values.to(output)]
-    return []
-
-
-def _is_pair(batch: Batch) -> bool:
-    return (
-        isinstance(batch, (tuple, list))
-        and len(batch) == 2
-        and all(isinstance(part, torch.Tensor) and part.ndim for part in batch)
-        and len(batch[0]) == len(batch[1])
-    )
-
-
-def _targets(problem: Problem) -> torch.Tensor | None:
-    """All held-out targets, on the CPU; None where they do not stack."""
-    try:
-        return torch.cat([batch[1].cpu() for batch in problem.held_out("valid")])
-    except RuntimeError:
-        return None
-
-
-def _output(model: nn.Module, batch: Batch) -> Any:
-    try:
-        with evaluating(model):
-            return model(batch[0])
-    except Exception:  # noqa: BLE001 - the loss calls the model in a way of its own
-        return None
-
-
-def _majority(
-    problem: Problem, targets: torch.Tensor, rung_examples: int
-) -> tuple[tuple[int, float], ...]:
-    """The share of the most common class among all held-out examples and among those of a rung."""
-    at_rungs = sum(examples_in(batch) for batch in problem.held_out("valid", rung_examples))
-    shares = {
-        count: float(targets[:count].long().bincount().max()) / count
-        for count in (at_rungs, len(targets))
-    }
-    return tuple(sorted(shares.items()))

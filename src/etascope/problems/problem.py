@@ -173,11 +173,11 @@ class Problem:
         value = torch.as_tensor(self.metric(model, batch)).detach().to("cpu", torch.float64)
         if value.ndim == 0:
             return value.expand(examples)
-        if value.ndim == 1:
+        if value.ndim == 1 and len(value) == examples:
             return value
         raise UsageError(
-            f"the metric returned shape {tuple(value.shape)}; it must be one value per example, "
-            "or a scalar"
+            f"the metric returned shape {tuple(value.shape)} for {examples} examples; "
+            "it must be one value per example, or a scalar"
         )
 
 
@@ -189,7 +189,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     the loss just passed, the output is handed out again instead of being computed twice.
     """
     modes = [(module, module.training) for module in model.modules()]
-    forward, own = model.forward, "forward" in vars(model)
+    forward = model.forward
     last: list[Any] = []
 
     def forward_once(*args: Any, **kwargs: Any) -> Any:
@@ -203,17 +203,26 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         return output
 
     model.eval()
-    model.forward = forward_once
     try:
-        with torch.no_grad():
+        with torch.no_grad(), replaced_forward(model, forward_once):
             yield
     finally:
-        if own:
-            model.forward = forward
-        else:
-            del model.forward
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def replaced_forward(model: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Have `model(...)` call another function for a while; the module is left as it was."""
+    before, own = model.forward, "forward" in vars(model)
+    model.forward = forward
+    try:
+        yield
+    finally:
+        if own:
+            model.forward = before
+        else:
+            del model.forward
 
 
 def _versions(*tensors: torch.Tensor) -> tuple[int, ...]:
