@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -59,3 +60,9 @@ def slow_blobs() -> es.Problem:
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
     return blobs_problem(loss=loss)
+
+
+def children(pid: int) -> set[int]:
+    """The processes that a process has started and that are still there."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return {int(child) for task in tasks for child in task.read_text().split()}

@@ -14,6 +14,7 @@ import etascope as es
 from etascope.checkpoints import Checkpoints
 from etascope.plan import Plan
 from etascope.records import TrialId, merge
+from etascope.state import pack, unpack
 from etascope.trial import Trial
 
 OPTIMIZERS = {
@@ -39,10 +40,10 @@ def train(problem, plan, *, lr=0.01, seed=0, stops=None, through=None):
         bursts.append(trial.advance(stop))
         if bursts[-1].failure is not None:
             break
-        state = trial.snapshot()
+        state = trial.state()
         if through is not None:
-            through.save(trial_id, state)
-            state = through.load(trial_id, stop)
+            through.save(trial_id, stop, pack(state))
+            state = unpack(through.load(trial_id, stop))
     return merge(trial_id, plan.steps, bursts), state
 
 
@@ -254,6 +255,7 @@ def global_state():
         torch.backends.cudnn.benchmark,
         torch.are_deterministic_algorithms_enabled(),
         torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cpu"),
         torch.get_default_dtype(),
     )
 
@@ -267,8 +269,8 @@ def test_nothing_of_the_users_is_changed(tmp_path, fails):
     calls = []
 
     def loss(m, batch):
-        calls.append(None)
-        if fails and len(calls) > 20:
+        calls.extend([None] * m.training)
+        if fails and len(calls) > 12:
             raise ValueError("no")
         return nn.functional.cross_entropy(m(batch[0]), batch[1])
 
@@ -276,10 +278,10 @@ def test_nothing_of_the_users_is_changed(tmp_path, fails):
     problem = blobs_problem(model=model, loss=loss, train=loader)
     torch.manual_seed(3)
     torch.set_num_threads(2)
-    untouched = global_state()
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        untouched = global_state()
         es.sweep(problem, [0.1, 0.2], steps=10, optimizer=OPTIMIZERS["adam"], out=tmp_path / "s")
-    assert global_state() == untouched
+        assert global_state() == untouched
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module.training for module in model.modules())
     assert torch.equal(model[0].weight.grad, torch.ones_like(model[0].weight))
@@ -301,3 +303,70 @@ def test_a_factory_that_returns_one_object_again_and_again_gets_copies(tmp_path)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     firsts = {history.loss[0] for history in study.trials}
     assert len(firsts) == 1
+
+
+# Precision, extra state, bad data -------------------------------------------------------------
+
+
+def test_bfloat16_keeps_float32_weights_and_state_and_gives_another_trial():
+    plan = Plan(steps=6, optimizer=OPTIMIZERS["adam"], precision="bfloat16")
+    seen = set()
+
+    def loss(m, batch):
+        output = m(batch[0])
+        seen.add(output.dtype)
+        return nn.functional.cross_entropy(output, batch[1])
+
+    problem = blobs_problem(loss=loss)
+    half, state = train(problem, plan)
+    assert seen == {torch.bfloat16}
+    tensors = [t for t in state.model.values() if t.is_floating_point()]
+    tensors += [v for s in state.optimizer["state"].values() for k, v in s.items() if k != "step"]
+    assert {t.dtype for t in tensors} == {torch.float32}
+    whole, _ = train(problem, Plan(steps=6, optimizer=OPTIMIZERS["adam"]))
+    assert half.loss.tolist() != whole.loss.tolist()
+    assert np.allclose(half.loss, whole.loss, rtol=0.05)
+
+
+def test_a_callers_autocast_does_not_reach_a_float32_trial():
+    plan = Plan(steps=4, optimizer=OPTIMIZERS["sgd"])
+    plain, _ = train(blobs_problem(), plan)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside, _ = train(blobs_problem(), plan)
+    same(plain, inside)
+
+
+class Counting(nn.Module):
+    """Keeps a number beside parameters and buffers, and uses it."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.calls = nn.Linear(1, 1), 0
+
+    def forward(self, x):
+        self.calls += self.training
+        return self.linear(x) * (1 + self.calls / 10)
+
+    def get_extra_state(self):
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+
+def test_the_extra_state_of_modules_goes_on_after_a_pause(tmp_path):
+    plan = Plan(steps=6, optimizer=OPTIMIZERS["sgd"], rungs=(6,))
+    whole, _ = train(line_problem(model=Counting), plan)
+    parts, _ = train(
+        line_problem(model=Counting), plan, stops=(2, 3), through=Checkpoints(tmp_path)
+    )
+    same(whole, parts)
+
+
+def test_a_batch_that_is_not_finite_is_blamed_on_the_data():
+    x, y = line_problem().train
+    y = y.clone()
+    y[:] = float("nan")
+    history, _ = train(line_problem(train=(x, y)), Plan(steps=4, optimizer=OPTIMIZERS["sgd"]))
+    assert history.failure.cause == "data"
+    assert history.failure.step == 0

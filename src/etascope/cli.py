@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 import etascope as es
 from etascope.errors import EtascopeError, UsageError
-from etascope.plan import SCHEDULES, logspace, parse_lrs
+from etascope.plan import ENGINES, PRECISIONS, SCHEDULES, logspace, parse_lrs
 
 app = typer.Typer(
     add_completion=False,
@@ -31,6 +30,9 @@ Data = Annotated[
 KeepProb = Annotated[
     float | None, typer.Option(help="The share of units that mnist-cnn's dropout keeps.")
 ]
+EngineOption = Annotated[str, typer.Option(help=f"What trains: {', '.join(ENGINES)}.")]
+Workers = Annotated[int | None, typer.Option(help="Trials at a time; as many as cores if none.")]
+Precision = Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")]
 Seeds = Annotated[int, typer.Option(help="How many seeds each rate is trained with.")]
 
 HIGH, LOW, LADDER = 0.5, 0.001, (1e-5, 1e-4, 1e-2, 1e-1, 1.0)
@@ -55,6 +57,9 @@ def demo(
     ] = None,
     data: Data = None,
     keep_prob: KeepProb = None,
+    precision: Precision = "float32",
+    engine: EngineOption = "auto",
+    workers: Workers = None,
     out: Out = Path("studies/demo"),
 ) -> None:
     """Run the built-in experiment end to end: MNIST, Adam, the rates 0.5 and 0.001, the report."""
@@ -63,7 +68,15 @@ def demo(
     targets = {LOW: steps, HIGH: steps, **{lr: pause for lr in ladder if lr not in (LOW, HIGH)}}
     problem = es.get_problem("mnist-cnn", data=data, keep_prob=keep_prob)
     study = _train(
-        problem, targets, steps=steps, seeds=seeds, rungs=(*_tenths(steps), pause), out=out
+        problem,
+        targets,
+        steps=steps,
+        seeds=seeds,
+        rungs=(*_tenths(steps), pause),
+        precision=precision,
+        engine=engine,
+        workers=workers,
+        out=out,
     )
     page = es.report(study, study.path / "report.html")
     _show(study)
@@ -87,6 +100,9 @@ def sweep(
     weight_decay: Annotated[float | None, typer.Option(help="The optimizer's own if none.")] = None,
     probe_every: Annotated[int, typer.Option(help="Steps between training-batch metrics.")] = 10,
     rung_examples: Annotated[int, typer.Option(help="Held-out examples used at rungs.")] = 1000,
+    precision: Precision = "float32",
+    engine: EngineOption = "auto",
+    workers: Workers = None,
     data: Data = None,
     keep_prob: KeepProb = None,
     out: Out = None,
@@ -106,6 +122,9 @@ def sweep(
         weight_decay=weight_decay,
         probe_every=probe_every,
         rung_examples=rung_examples,
+        precision=precision,
+        engine=engine,
+        workers=workers,
         out=out,
     )
     _show(study)
@@ -175,7 +194,6 @@ def _tenths(steps: int) -> tuple[int, ...]:
 def _train(problem: es.Problem, lrs: Any, **options: Any) -> es.Study:
     from etascope.reporting.progress import TerminalProgress
 
-    _keep_memory()
     try:
         with TerminalProgress() as progress:
             return es.sweep(problem, lrs, progress=progress, **options)
@@ -190,20 +208,6 @@ def _show(study: es.Study) -> None:
     from etascope.reporting.terminal import summary
 
     Console().print(summary(study))
-
-
-def _keep_memory() -> None:
-    """Keep glibc from handing the large blocks of each step back to the kernel: a fifth faster.
-
-    This process is the command's own; a Python caller's is left alone.
-    """
-    import ctypes
-
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def main() -> None:

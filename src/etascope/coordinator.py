@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,17 +14,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from etascope.checkpoints import Checkpoints
 from etascope.engines.base import Work
-from etascope.engines.serial import SerialEngine
-from etascope.environment import describe_environment
+from etascope.engines.choice import choose_engine, rehearse
+from etascope.environment import describe_environment, size
 from etascope.errors import EtascopeError, UsageError
 from etascope.journal import HEADER, Journal, to_json
-from etascope.plan import Plan, check_seeds, check_targets
+from etascope.plan import ENGINES, Plan, check_seeds, check_targets, whole
 from etascope.problems.checks import inspect
 from etascope.problems.problem import Problem
 from etascope.problems.registry import get_problem
 from etascope.randomness import undisturbed
-from etascope.records import Burst, ProblemFacts, TrialId
+from etascope.records import RETRYABLE, Burst, ProblemFacts, TrialId
 from etascope.search.grid import remaining, targets_of
+from etascope.state import Packed
 from etascope.study import Study, open_study
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ class Progress(Protocol):
     def burst(self, burst: Burst) -> None:
         """A burst is in the journal."""
 
+    def note(self, text: str) -> None:
+        """Something to know before training starts, in one line."""
+
     def stopping(self) -> None:
         """The user asked to stop; the step in progress is being finished and saved."""
 
@@ -63,6 +68,9 @@ def sweep(
     rungs: Iterable[int] = (),
     probe_every: int = 10,
     rung_examples: int = 1000,
+    precision: str = "float32",
+    engine: str = "auto",
+    workers: int | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Study:
@@ -78,8 +86,11 @@ def sweep(
         steps: the horizon, in optimizer steps; or give `epochs`.
         epochs: the horizon, in passes over the training data.
         seeds: how many seeds (0, 1, ...), or which.
-        optimizer, schedule, clip, accumulate, weight_decay, rungs, probe_every, rung_examples:
-            see `Plan`.
+        optimizer, schedule, clip, accumulate, weight_decay, rungs, probe_every, rung_examples,
+            precision: see `Plan`.
+        engine: what trains: `serial`, `processes` (one worker a core), or `auto`, which picks and
+            says why. The records are the same whatever trains.
+        workers: how many trials at a time; by default as many as the machine has cores.
         out: the study directory; by default `studies/<problem>-<optimizer>-<steps>`.
         progress: is told how it goes.
 
@@ -119,7 +130,12 @@ def sweep(
         rungs=rungs,  # type: ignore[arg-type]
         probe_every=probe_every,
         rung_examples=rung_examples,
+        precision=precision,
     )
+    if engine not in ENGINES:
+        raise UsageError(f"no engine is called {engine!r}; choose from {', '.join(ENGINES)}")
+    if workers is not None:
+        workers = whole("workers", workers, least=1)
     targets = targets_of(check_targets(lrs, plan.steps), check_seeds(seeds))
     directory = Path(out) if out is not None else _default_out(problem, plan)
     if directory.exists() and not directory.is_dir():
@@ -128,7 +144,8 @@ def sweep(
     _check_optimizer(problem, plan, max(t.lr for t in targets))
     with Journal(directory) as journal:
         _open(journal, problem, plan, facts)
-        _train(journal, problem, plan, targets, progress)
+        training = _Training(journal, problem, plan, targets, progress or Silent())
+        training.run(engine, workers)
     return open_study(directory)
 
 
@@ -207,57 +224,103 @@ def _open(journal: Journal, problem: Problem, plan: Plan, facts: ProblemFacts) -
         )
 
 
-def _train(
-    journal: Journal,
-    problem: Problem,
-    plan: Plan,
-    targets: Mapping[TrialId, int],
-    progress: Progress | None,
-) -> None:
-    study = open_study(journal.directory)
-    asked = {h.trial: h.target for h in study.trials}
-    if any(asked.get(trial, 0) < target for trial, target in targets.items()):
-        journal.request(targets)
-    waiting = remaining(targets, study.trials)
-    steps = {h.trial: h.step for h in study.trials}
-    checkpoints = Checkpoints(journal.directory)
-    # What may go on: every trial that has begun, has not failed and is short of the horizon.
-    alive = {h.trial: h.step for h in study.trials if h.failure is None and 0 < h.step < plan.steps}
-    checkpoints.keep_only(alive)
+class _Training:
+    """The loop of one call of `sweep`.
 
-    def work() -> Iterator[Work]:
-        for trial, target in waiting.items():
-            step = steps.get(trial, 0)
-            yield Work(trial, checkpoints.load(trial, step) if step else None, target)
+    Args:
+        journal: of the study, open for writing.
+        problem, plan: what is trained and how.
+        targets: the step that each trial is to reach.
+        progress: is told how it goes.
+    """
 
-    if progress is not None:
-        progress.begin(open_study(journal.directory), waiting)
-    with _interruptible(progress) as stop:
-        done = SerialEngine().run(
-            problem,
-            plan,
-            work(),
-            tick=None if progress is None else progress.tick,
-            stopping=stop.is_set,
+    def __init__(
+        self,
+        journal: Journal,
+        problem: Problem,
+        plan: Plan,
+        targets: Mapping[TrialId, int],
+        progress: Progress,
+    ) -> None:
+        self._journal, self._problem, self._plan = journal, problem, plan
+        self._progress = progress
+        study = open_study(journal.directory)
+        asked = {h.trial: h.target for h in study.trials}
+        if any(asked.get(trial, 0) < target for trial, target in targets.items()):
+            journal.request(targets)
+            study = open_study(journal.directory)
+        self._study = study
+        self._waiting = remaining(targets, study.trials)
+        # The steps of the checkpoints: of every trial that has begun and may go on.
+        self._kept = {
+            h.trial: h.step for h in study.trials if h.failure is None and 0 < h.step < plan.steps
+        }
+        self._checkpoints = Checkpoints(journal.directory)
+        self._checkpoints.keep_only(self._kept)
+
+    def run(self, engine: str, workers: int | None) -> None:
+        """Train until every trial is where it was asked to be; KeyboardInterrupt after Ctrl-C."""
+        if not self._waiting:
+            self._progress.begin(self._study, {})
+            return
+        cost = rehearse(self._problem, self._plan, next(iter(self._waiting)))
+        steps = sum(t - self._kept.get(trial, 0) for trial, t in self._waiting.items())
+        chosen, line = choose_engine(
+            engine, self._problem, self._plan, workers, steps * cost.step_seconds
         )
-        for burst, state in done:
-            if burst.start == burst.stop and burst.failure is None:
-                continue
-            trial = burst.trial
-            alive.pop(trial, None)
-            if state is not None and state.step < plan.steps:
-                checkpoints.save(trial, state)
-                alive[trial] = state.step
-            journal.append(burst)
-            checkpoints.keep_only(alive)
-            if progress is not None:
-                progress.burst(burst)
-        if stop.is_set():
-            raise KeyboardInterrupt
+        self._progress.note(line)
+        self._progress.note(self._disk(cost.state_bytes, chosen.at_once))
+        self._progress.begin(self._study, self._waiting)
+        with chosen, _interruptible(self._progress) as stop:
+            work, tick = self._work(), self._progress.tick
+            for burst, state in chosen.run(work, tick=tick, stopping=stop.is_set):
+                self._record(burst, state)
+            if stop.is_set():
+                raise KeyboardInterrupt
+
+    def _work(self) -> Iterator[Work]:
+        for trial, target in self._waiting.items():
+            step = self._kept.get(trial, 0)
+            state = self._checkpoints.load(trial, step) if step else None
+            yield Work(trial, target, step, state)
+
+    def _record(self, burst: Burst, state: Packed | None) -> None:
+        """First the state, then the line that makes it count, then the state before goes."""
+        if burst.start == burst.stop and burst.failure is None:
+            return
+        trial = burst.trial
+        if state is not None:
+            self._checkpoints.save(trial, burst.stop, state)
+        self._journal.append(burst)
+        retryable = burst.failure is not None and burst.failure.cause in RETRYABLE
+        before = None if retryable else self._kept.pop(trial, None)
+        if before is not None and before != burst.stop:
+            self._checkpoints.drop(trial, before)
+        if state is not None:
+            self._kept[trial] = burst.stop
+        self._progress.burst(burst)
+
+    def _disk(self, state_bytes: int, at_once: int) -> str:
+        """The most that checkpoints can take: paused trials, those in progress, and one anew."""
+        paused = sum(target < self._plan.steps for target in self._waiting.values())
+        bound = state_bytes * (paused + min(at_once, len(self._waiting)) + 1)
+        free = shutil.disk_usage(self._journal.directory).free
+        warning = "" if bound < free else f", but only {size(free)} are free there"
+        return f"checkpoints take at most {size(bound)} in {self._journal.directory}{warning}"
+
+
+class Silent:
+    """Tells nobody."""
+
+    def begin(self, study: Study, waiting: Mapping[TrialId, int]) -> None: ...
+    def tick(self, trial: TrialId, step: int, loss: float, metric: float | None) -> None: ...
+    def burst(self, burst: Burst) -> None: ...
+    def note(self, text: str) -> None: ...
+    def stopping(self) -> None: ...
 
 
 @contextmanager
-def _interruptible(progress: Progress | None) -> Iterator[threading.Event]:
+def _interruptible(progress: Progress) -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets; the second one raises KeyboardInterrupt.
 
     The caller's handler is put back on leaving. Only the main thread may handle signals; in
@@ -272,8 +335,7 @@ def _interruptible(progress: Progress | None) -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        if progress is not None:
-            progress.stopping()
+        progress.stopping()
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:

@@ -26,22 +26,50 @@ def describe_environment() -> dict[str, Any]:
         "numpy": np.__version__,
         "platform": platform.platform(),
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": usable_cores(),
         "accelerator": _accelerator_name(str(accelerator)) if usable else None,
         "threads": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def _cpu() -> str:
+def usable_cores() -> int:
+    """The physical cores that this process may use: affinity and a container's quota count."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0)
+    # Two threads of one core share its arithmetic units: they count once.
+    siblings = {
+        _read(f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list") or n: n
+        for n in allowed
+    }
+    quota, _, period = (_read("/sys/fs/cgroup/cpu.max") or "max 1").partition(" ")
+    limit = len(allowed) if quota == "max" else int(quota) // int(period)
+    return max(1, min(len(siblings), limit))
+
+
+def size(count: int) -> str:
+    """A number of bytes as people write it.
+
+    >>> size(39_600_248)
+    '39.6 MB'
+    """
+    units = ("bytes", "kB", "MB", "GB", "TB")
+    power = min(len(units) - 1, (len(str(count)) - 1) // 3)
+    return f"{count / 1000**power:.3g} {units[power]}"
+
+
+def _read(path: str) -> str | None:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        return Path(path).read_text().strip()
     except OSError:
-        pass
+        return None
+
+
+def _cpu() -> str:
+    for line in (_read("/proc/cpuinfo") or "").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 

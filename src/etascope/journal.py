@@ -160,7 +160,7 @@ def writing(directory: Path, action: str) -> Iterator[None]:
         ) from error
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Write `path` as a whole or not at all, and only return once it is on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

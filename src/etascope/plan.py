@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
 
 SCHEDULES = ("constant", "cosine", "step", "linear-warmup", "one-cycle")
+ENGINES = ("auto", "serial", "processes", "stacked", "ray")
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Plan:
             cost. By default every tenth of the horizon; the horizon is always one.
         probe_every: the metric of the training batch is recorded every so many steps.
         rung_examples: held-out examples used at rungs (all of them at the horizon).
+        precision: `float32`, or `bfloat16`: torch's autocast, with float32 weights and optimizer.
 
     Raises:
         UsageError: if a value is out of its range; the message names it.
@@ -52,10 +55,11 @@ class Plan:
     rungs: tuple[int, ...] = ()
     probe_every: int = 10
     rung_examples: int = 1000
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "probe_every", "rung_examples"):
-            object.__setattr__(self, name, _whole(name, getattr(self, name), least=1))
+            object.__setattr__(self, name, whole(name, getattr(self, name), least=1))
         if self.clip is not None:
             _positive("clip", self.clip)
         if self.weight_decay is not None and self.weight_decay != 0:
@@ -75,8 +79,12 @@ class Plan:
             raise UsageError(
                 f"no schedule is called {self.schedule!r}; choose from {', '.join(SCHEDULES)}"
             )
+        if self.precision not in PRECISIONS:
+            raise UsageError(
+                f"precision is {self.precision!r}; choose from {', '.join(PRECISIONS)}"
+            )
         tenths = (self.steps * k // 10 for k in range(1, 10))
-        rungs = {_whole("a rung", rung, least=1) for rung in self.rungs} or set(tenths)
+        rungs = {whole("a rung", rung, least=1) for rung in self.rungs} or set(tenths)
         inside = {rung for rung in rungs if 0 < rung < self.steps}
         object.__setattr__(self, "rungs", (*sorted(inside), self.steps))
 
@@ -121,6 +129,7 @@ class Plan:
             "rungs": list(self.rungs),
             "probe_every": self.probe_every,
             "rung_examples": self.rung_examples,
+            "precision": self.precision,
         }
 
 
@@ -133,7 +142,7 @@ def logspace(low: float, high: float, count: int) -> tuple[float, ...]:
     (0.001, 0.01, 0.1, 1.0)
     """
     low, high = _positive("the lowest rate", low), _positive("the highest rate", high)
-    _whole("the number of rates", count, least=1)
+    whole("the number of rates", count, least=1)
     if count == 1 and low != high:
         raise UsageError(f"one rate cannot span {low:g} to {high:g}; ask for at least two")
     if count == 1:
@@ -191,7 +200,7 @@ def check_targets(lrs: Iterable[float] | Mapping[float, int], steps: int) -> dic
         if lr in targets:
             raise UsageError(f"the learning rate {lr:g} is given twice; name each once")
         asked = lrs[given] if isinstance(lrs, Mapping) else steps
-        targets[lr] = _whole(f"the step of rate {lr:g}", asked, least=1)
+        targets[lr] = whole(f"the step of rate {lr:g}", asked, least=1)
         if targets[lr] > steps:
             raise UsageError(f"rate {lr:g} is to stop at {asked}, beyond the horizon {steps}")
     return targets
@@ -204,14 +213,15 @@ def check_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
     (0, 1, 2)
     """
     if isinstance(seeds, str) or not isinstance(seeds, Iterable):
-        return tuple(range(_whole("seeds", seeds, least=1)))
-    chosen = tuple(_whole("a seed", seed, least=0) for seed in seeds)
+        return tuple(range(whole("seeds", seeds, least=1)))
+    chosen = tuple(whole("a seed", seed, least=0) for seed in seeds)
     if not chosen or len(set(chosen)) != len(chosen):
         raise UsageError("seeds must name at least one seed, each once")
     return chosen
 
 
-def _whole(name: str, value: object, *, least: int) -> int:
+def whole(name: str, value: object, *, least: int) -> int:
+    """`value` as an int of at least `least`; raises UsageError that names it."""
     try:
         number = least - 1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:

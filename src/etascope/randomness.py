@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def stream(seed: int, name: str, index: int = 0) -> int:
@@ -70,17 +73,36 @@ def undisturbed(device: torch.device) -> Iterator[None]:
     """The process as training needs it, and the caller's again afterwards.
 
     One thread on a CPU and deterministic kernels on a GPU, so that a trial is the same bit for
-    bit wherever it runs; gradients on, whatever the caller has switched off.
+    bit wherever it runs; gradients on and autocast off, whatever the caller has chosen. All of
+    this belongs to the process, so only one thread of it is inside at a time.
     """
+    with (
+        _ONE_AT_A_TIME,
+        _restored_randomness(device),
+        _restored_settings(device),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield
+
+
+@contextmanager
+def _restored_settings(device: torch.device) -> Iterator[None]:
     threads = torch.get_num_threads()
     cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
-    with _restored_randomness(device), torch.inference_mode(False), torch.enable_grad():
-        try:
-            if threads != 1:
-                torch.set_num_threads(1)
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-            yield
-        finally:
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
-            if threads != 1:
-                torch.set_num_threads(threads)
+    strict = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        if threads != 1:
+            torch.set_num_threads(1)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        if device.type != "cpu":
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        yield
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+        if threads != 1:
+            torch.set_num_threads(threads)

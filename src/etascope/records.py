@@ -21,6 +21,7 @@ import numpy as np
 Split = Literal["valid", "test"]
 Status = Literal["pending", "paused", "finished", "failed"]
 VerdictName = Literal["diverged", "stuck", "too slow", "good", "best", "undecided"]
+RETRYABLE = ("exception", "worker")  # causes of failure that another run may not meet again
 Number = float | int | str | None
 
 
@@ -93,7 +94,7 @@ class Failure:
     """
 
     step: int
-    cause: Literal["non-finite", "exception"]
+    cause: Literal["non-finite", "exception", "data", "worker"]
     layer: str | None
     message: str
     remedy: str

@@ -3,14 +3,16 @@
 Step `t` draws its dropout masks from the stream `(seed, "step", t)` and batch `b` is drawn under
 `(seed, "batch", b)`, so a trial that was paused and restored goes on exactly as one that was not.
 Between bursts nothing of the process is held: global random state, thread count and flags are the
-caller's again.
+caller's again. What a module keeps as a plain Python attribute is not part of a state: keep it in
+a buffer, or give it to `get_extra_state`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,31 +22,18 @@ from torch import nn
 from etascope.diagnosis.signals import all_finite, first_non_finite
 from etascope.errors import UsageError
 from etascope.plan import Plan
-from etascope.problems.batches import Batch, examples_in
+from etascope.problems.batches import Batch, examples_in, tensors_of
 from etascope.problems.problem import Problem, evaluating
 from etascope.randomness import seed_everything, undisturbed
 from etascope.records import Burst, Evaluation, Failure, TrialId
+from etascope.state import TrialState
 
 Tick = Callable[[TrialId, int, float, float | None], None]
 Stopping = Callable[[], bool]
 
 REMEDY_NON_FINITE = "lower the rate, warm it up, or clip the gradient"
+REMEDY_DATA = "clean the training data: remove or replace what is not finite"
 REMEDY_EXCEPTION = "mend the code that raised; a rerun with the same command skips what is done"
-
-
-@dataclass(frozen=True)
-class TrialState:
-    """All that a trial needs to go on: where it is, and its tensors.
-
-    `model` holds parameters and buffers by name, `optimizer` and `schedule` are state_dicts.
-    """
-
-    step: int
-    epoch: int
-    position: int
-    model: Mapping[str, torch.Tensor]
-    optimizer: Mapping[str, Any]
-    schedule: Mapping[str, Any] | None
 
 
 class BatchStream:
@@ -157,17 +146,18 @@ class Trial:
             seconds=time.perf_counter() - began,
         )
 
-    def snapshot(self) -> TrialState:
-        """A copy of all that is needed to go on from here."""
+    def state(self) -> TrialState:
+        """All that is needed to go on from here; its tensors are the trial's own, not copies."""
         if self._model is None:
             raise ValueError("a trial that has not begun has no state")
         return TrialState(
             step=self.step,
             epoch=self._batches.epoch,
             position=self._batches.position,
-            model={name: t.detach().clone() for name, t in _tensors(self._model)},
-            optimizer=_cloned(self._optimizer.state_dict()),
-            schedule=None if self._schedule is None else _cloned(self._schedule.state_dict()),
+            model=dict(_tensors(self._model)),
+            extra={name: module.get_extra_state() for name, module in _with_extra(self._model)},
+            optimizer=self._optimizer.state_dict(),
+            schedule=None if self._schedule is None else self._schedule.state_dict(),
         )
 
     # Building and restoring -------------------------------------------------------------------
@@ -189,6 +179,8 @@ class Trial:
                     tensor.copy_(saved)
                 else:
                     tensor.data = saved.to(tensor)
+        for name, module in _with_extra(model):
+            module.set_extra_state(state.extra[name])
         self._optimizer.load_state_dict(_cloned(dict(state.optimizer)))
         if self._schedule is not None and state.schedule is not None:
             self._schedule.load_state_dict(_cloned(dict(state.schedule)))
@@ -205,7 +197,9 @@ class Trial:
             loss = self._forward_backward(model, batches)
             notes.loss.append(loss)
             if not math.isfinite(loss):
-                notes.failure = self._diverged(model, batches, f"the training loss became {loss}")
+                notes.failure = self._bad_data(batches) or self._diverged(
+                    model, batches, f"the training loss became {loss}"
+                )
                 return
             if self.plan.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), self.plan.clip)
@@ -221,7 +215,8 @@ class Trial:
         self._seed_step()
         total = 0.0
         for batch in batches:
-            loss = self.problem.loss(model, batch) / len(batches)
+            with self._precision():
+                loss = self.problem.loss(model, batch) / len(batches)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total
@@ -231,7 +226,7 @@ class Trial:
         if self.problem.metric is None or self.step % self.plan.probe_every:
             return None
         self._seed_step("probe")
-        with evaluating(model):
+        with evaluating(model), self._precision():
             values = self.problem.measure(model, batch, examples_in(batch))
         notes.probe_steps.append(self.step)
         notes.probe_metric.append(float(values.mean()))
@@ -249,14 +244,29 @@ class Trial:
             return
         last = self.step == self.plan.steps
         limit = None if last else self.plan.rung_examples
-        valid = self.problem.evaluate(model, "valid", self.step, limit)
-        notes.evaluations.append(valid)
-        if last and self.problem.test is not None:
-            notes.evaluations.append(self.problem.evaluate(model, "test", self.step))
+        with self._precision():
+            valid = self.problem.evaluate(model, "valid", self.step, limit)
+            notes.evaluations.append(valid)
+            if last and "test" in self.problem.sources:
+                notes.evaluations.append(self.problem.evaluate(model, "test", self.step))
         if not math.isfinite(valid.loss):
             batch = next(self.problem.held_out("valid"))
             what = f"the held-out loss became {valid.loss}"
             notes.failure = self._diverged(model, [batch], what)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """Autocast to bfloat16 where the plan says so; weights and optimizer stay float32."""
+        if self.plan.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.problem.torch_device.type, torch.bfloat16)
+
+    def _bad_data(self, batches: list[Batch]) -> Failure | None:
+        """The failure of a step whose batch is not finite: no rate can be blamed for it."""
+        tensors = [t for batch in batches for t in tensors_of(batch) if t.is_floating_point()]
+        if all(bool(torch.isfinite(t).all()) for t in tensors):
+            return None
+        message = f"the training batch of step {self.step} holds a value that is not finite"
+        return Failure(self.step, "data", None, message, REMEDY_DATA)
 
     def _diverged(self, model: nn.Module, batches: list[Batch], what: str) -> Failure:
         def forward() -> None:
@@ -276,6 +286,13 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter and buffer once; buffers that state_dict leaves out are among them."""
     yield from model.named_parameters()
     yield from model.named_buffers()
+
+
+def _with_extra(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that keep a state beside parameters and buffers."""
+    for name, module in model.named_modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            yield name, module
 
 
 def _cloned(value: Any) -> Any:

@@ -1,57 +1,88 @@
 """What every engine does: take work, give back bursts and states as they come.
 
-An engine keeps nothing between two calls and decides nothing. Pausing is asking for a smaller
-target, resuming is work with a state, stopping early is not asking again, a failure is part of
-the burst; so the search, the journal and a crash need no further protocol.
+An engine keeps nothing between two calls and decides nothing. Starting is work without a state,
+resuming is work with one, pausing is asking for a smaller target, stopping early is not asking
+again, cancelling is closing the iterator, and a failure is part of the burst; so the search, the
+journal and a crash need no further protocol.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from etascope.plan import Plan
 from etascope.problems.problem import Problem
 from etascope.records import Burst, TrialId
-from etascope.trial import Stopping, Tick, TrialState
+from etascope.state import Packed, pack, unpack
+from etascope.trial import Stopping, Tick, Trial
 
 
 class Work(NamedTuple):
-    """Train `trial` from `state` (None: from the start) to `target` steps."""
+    """Train `trial` from `state`, taken after `step` updates, to `target` steps."""
 
     trial: TrialId
-    state: TrialState | None
     target: int
+    step: int = 0
+    state: Packed | None = None
 
 
 class Done(NamedTuple):
     """A burst of a trial and its state after it; None where it cannot go on."""
 
     burst: Burst
-    state: TrialState | None
+    state: Packed | None
 
 
 class Engine(Protocol):
-    """Trains trials."""
+    """Trains trials of one problem and plan; a context manager, which frees what it holds.
+
+    Attributes:
+        about: what trains where, in one line.
+        at_once: how many trials are in progress at a time, at most.
+    """
+
+    about: str
+    at_once: int
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
     def run(
-        self,
-        problem: Problem,
-        plan: Plan,
-        work: Iterable[Work],
-        *,
-        tick: Tick | None = None,
-        stopping: Stopping | None = None,
+        self, work: Iterable[Work], *, tick: Tick | None = None, stopping: Stopping | None = None
     ) -> Iterator[Done]:
         """Train each piece of work to its target, one burst a rung.
 
         Args:
-            problem, plan: what to train and how.
-            work: in order of importance.
-            tick: told of every step, for display only.
-            stopping: asked before every step; once true, trials end after the step in progress.
+            work: in order of importance; the next piece is only asked for when there is room to
+                train it, so a search can decide late.
+            tick: told of steps as they are done, for display only; some may be left out.
+            stopping: asked again and again; once true, trials end after the step in progress.
 
         Yields:
-            The bursts of each trial in order; trials may be interleaved.
+            The bursts of each trial in order; trials may be interleaved. Closing the iterator
+            cancels all that is in progress and leaves no process behind.
         """
         ...
+
+
+def train(
+    problem: Problem,
+    plan: Plan,
+    work: Work,
+    tick: Tick | None = None,
+    stopping: Stopping | None = None,
+) -> Iterator[Done]:
+    """One piece of work in this process: what a worker does, wherever it stands."""
+    state = None if work.state is None else unpack(work.state)
+    trial = Trial(problem, plan, work.trial, state)
+    stops = [rung for rung in plan.rungs if trial.step < rung < work.target] + [work.target]
+    for stop in stops:
+        if stopping is not None and stopping():
+            return
+        burst = trial.advance(stop, tick, stopping)
+        ended = burst.failure is not None or burst.stop >= plan.steps
+        yield Done(burst, None if ended else pack(trial.state()))
+        if burst.failure is not None:
+            return

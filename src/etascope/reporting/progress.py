@@ -96,6 +96,10 @@ class TerminalProgress:
         if self._live is None:
             self._console.print(self._line(burst, row), highlight=False, soft_wrap=True)
 
+    def note(self, text: str) -> None:
+        """Write a line to be known before training starts."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
     def stopping(self) -> None:
         """Say that the stop was heard."""
         self._interrupted = True

@@ -1,0 +1,88 @@
+"""Which engine trains a study: the one asked for, or what fits the machine and the work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+
+from etascope.engines.base import Engine
+from etascope.engines.processes import ProcessesEngine
+from etascope.engines.serial import SerialEngine
+from etascope.errors import UsageError
+from etascope.plan import ENGINES, Plan
+from etascope.problems.problem import Problem
+from etascope.records import TrialId
+from etascope.trial import Trial
+
+WORTH_STARTING = 10.0  # seconds of work below which starting workers takes longer than it saves
+
+
+class Rehearsal(NamedTuple):
+    """What a step costs here, and how large a state is after it."""
+
+    step_seconds: float
+    state_bytes: int
+
+
+def rehearse(problem: Problem, plan: Plan, trial: TrialId) -> Rehearsal:
+    """Train a trial for three steps, time the last two, and forget it."""
+    ticks: list[float] = []
+    rehearsal = Trial(problem, plan, trial)
+    rehearsal.advance(
+        plan.steps + 1,  # never reached, so nothing is evaluated
+        tick=lambda *_: ticks.append(time.perf_counter()),
+        stopping=lambda: len(ticks) >= min(3, plan.steps),
+    )
+    if not ticks:
+        return Rehearsal(0.0, 0)  # it failed, which the study will tell
+    seconds = (ticks[-1] - ticks[0]) / (len(ticks) - 1) if len(ticks) > 1 else 0.0
+    return Rehearsal(seconds, _bytes(vars(rehearsal.state())))
+
+
+def choose_engine(
+    name: str, problem: Problem, plan: Plan, workers: int | None, seconds: float
+) -> tuple[Engine, str]:
+    """The engine, and one line that says what it is and why.
+
+    Args:
+        name: one of `ENGINES`.
+        problem, plan: what it is to train.
+        workers: how many processes or actors; None for what the machine has.
+        seconds: about how long the work takes on one core.
+
+    Raises:
+        UsageError: if there is no such engine, or it cannot train this problem.
+    """
+    engine: Engine
+    if name == "serial":
+        engine, why = SerialEngine(problem, plan), ""
+    elif name == "processes":
+        engine, why = ProcessesEngine(problem, plan, workers), ""
+    elif name == "auto":
+        engine, why = _automatic(problem, plan, workers, seconds)
+    else:
+        raise UsageError(f"no engine is called {name!r}; choose from {', '.join(ENGINES)}")
+    return engine, f"engine {engine.about}{why and f' ({why})'}"
+
+
+def _automatic(
+    problem: Problem, plan: Plan, workers: int | None, seconds: float
+) -> tuple[Engine, str]:
+    if seconds < WORTH_STARTING:
+        return SerialEngine(problem, plan), f"about {seconds:.0f} s of work; workers would not pay"
+    try:
+        return ProcessesEngine(problem, plan, workers), "the default on a CPU"
+    except UsageError as error:
+        return SerialEngine(problem, plan), f"chosen because {error}"
+
+
+def _bytes(value: object) -> int:
+    """The memory of all tensors in a structure."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_bytes, value.values()))
+    return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0

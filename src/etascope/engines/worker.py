@@ -1,0 +1,90 @@
+"""A worker process: takes work from a connection, gives back bursts and states.
+
+It is started as a module of its own, so that a user's script is never run again, and it ends as
+soon as the process that started it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etascope.plan import Plan
+    from etascope.problems.problem import Problem
+    from etascope.records import TrialId
+
+TICK_SECONDS = 0.05  # between two ticks; a step of a small model takes less
+
+
+class _Ticker:
+    """Tells of the steps done, but not of each one."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._metric: float | None = None
+        self._next = 0.0
+
+    def __call__(self, trial: TrialId, step: int, loss: float, metric: float | None) -> None:
+        self._metric = self._metric if metric is None else metric
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + TICK_SECONDS
+        self._connection.send(("tick", trial, step, loss, self._metric))
+        self._metric = None
+
+
+def main() -> None:
+    """Serve the connection named on the command line until it is closed."""
+    connection_at, data_at, places = json.loads(sys.argv[1])
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal
+    connection = Connection(connection_at)
+    os.set_inheritable(connection_at, False)
+    try:
+        from etascope.engines.handover import Parcel, unpack_problem
+
+        problem, plan = unpack_problem(Parcel(data_at, [tuple(place) for place in places]))
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
+        connection.send(("broken", f"{type(error).__name__}: {error}"))
+        return
+    connection.send(("ready",))
+    _serve(connection, problem, plan)
+
+
+def _serve(connection: Connection, problem: Problem, plan: Plan) -> None:
+    from etascope.engines.base import Work, train
+    from etascope.engines.handover import receive_state, send_state
+    from etascope.errors import EtascopeError
+
+    while True:
+        try:
+            message = connection.recv()
+        except EOFError:
+            return
+        if message == "stop":  # it came after the end of the work that it was meant for
+            continue
+        trial, target, step, length = message
+        work = Work(trial, target, step, receive_state(connection, length) if length else None)
+        try:
+            # While this works the other side sends nothing but "stop".
+            for burst, state in train(problem, plan, work, _Ticker(connection), connection.poll):
+                connection.send(("done", burst, len(state or b"")))
+                if state is not None:
+                    send_state(connection, state)
+        except EtascopeError as error:
+            connection.send(("error", error))
+        connection.send(("idle",))
+
+
+def _end_with_parent() -> None:
+    """Standard input is a pipe that only ends when the process that started this one is gone."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
