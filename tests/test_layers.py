@@ -25,6 +25,7 @@ LAYERS = [
     "checkpoints",
     "study",
     "search",
+    "training",
     "coordinator",
     "reporting",
     "cli",
@@ -59,7 +60,7 @@ def test_no_file_imports_what_stands_below_it():
 
 
 def test_reading_a_study_never_imports_what_trains():
-    trains = {"trial", "engines", "coordinator", "checkpoints"}
+    trains = {"trial", "engines", "training", "coordinator", "checkpoints"}
     for name in ("study.py", "search/grid.py", "diagnosis/verdict.py", "journal.py"):
         assert not imports(SOURCE / name) & trains, name
 

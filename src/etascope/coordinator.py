@@ -1,21 +1,14 @@
-"""The loop: asks the search what to train, feeds the engine, writes the journal."""
+"""`sweep`: from what the user asks to a study on the disk."""
 
 from __future__ import annotations
 
-import shutil
-import signal
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from etascope.checkpoints import Checkpoints
-from etascope.engines.base import Work
-from etascope.engines.choice import choose_engine, rehearse
-from etascope.environment import describe_environment, size
+from etascope.engines.choice import recruit
+from etascope.environment import describe_environment
 from etascope.errors import EtascopeError, UsageError
 from etascope.journal import HEADER, Journal, to_json
 from etascope.plan import ENGINES, Plan, check_seeds, check_targets, whole
@@ -23,34 +16,15 @@ from etascope.problems.checks import inspect
 from etascope.problems.problem import Problem
 from etascope.problems.registry import get_problem
 from etascope.randomness import undisturbed
-from etascope.records import RETRYABLE, Burst, ProblemFacts, TrialId
-from etascope.search.grid import remaining, targets_of
-from etascope.state import Packed
+from etascope.records import ProblemFacts
+from etascope.search.grid import targets_of
 from etascope.study import Study, open_study
+from etascope.training import Progress, Silent, Training
 
 if TYPE_CHECKING:
     import os
 
     from etascope.plan import OptimizerFactory, ScheduleFactory
-
-
-class Progress(Protocol):
-    """Is told how a study goes on; for display only, nothing depends on it."""
-
-    def begin(self, study: Study, waiting: Mapping[TrialId, int]) -> None:
-        """Training starts; `waiting` are the trials still to train and their targets."""
-
-    def tick(self, trial: TrialId, step: int, loss: float, metric: float | None) -> None:
-        """A step is done."""
-
-    def burst(self, burst: Burst) -> None:
-        """A burst is in the journal."""
-
-    def note(self, text: str) -> None:
-        """Something to know before training starts, in one line."""
-
-    def stopping(self) -> None:
-        """The user asked to stop; the step in progress is being finished and saved."""
 
 
 def sweep(
@@ -140,12 +114,13 @@ def sweep(
     directory = Path(out) if out is not None else _default_out(problem, plan)
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"{directory} is a file; --out names a directory")
-    facts = inspect(problem, plan.rung_examples)
-    _check_optimizer(problem, plan, max(t.lr for t in targets))
-    with Journal(directory) as journal:
-        _open(journal, problem, plan, facts)
-        training = _Training(journal, problem, plan, targets, progress or Silent())
-        training.run(engine, workers)
+    with recruit(engine, problem, workers, sum(targets.values())) as crew:
+        facts = inspect(problem, plan.rung_examples)
+        _check_optimizer(problem, plan, max(t.lr for t in targets))
+        with Journal(directory) as journal:
+            _open(journal, problem, plan, facts)
+            training = Training(journal, problem, plan, targets, progress or Silent())
+            training.run(engine, crew)
     return open_study(directory)
 
 
@@ -222,123 +197,3 @@ def _open(journal: Journal, problem: Problem, plan: Plan, facts: ProblemFacts) -
             f"{directory} holds a study of another problem ({study.problem.name}): "
             f"the initial weights, the first batch or the first loss differ{other}"
         )
-
-
-class _Training:
-    """The loop of one call of `sweep`.
-
-    Args:
-        journal: of the study, open for writing.
-        problem, plan: what is trained and how.
-        targets: the step that each trial is to reach.
-        progress: is told how it goes.
-    """
-
-    def __init__(
-        self,
-        journal: Journal,
-        problem: Problem,
-        plan: Plan,
-        targets: Mapping[TrialId, int],
-        progress: Progress,
-    ) -> None:
-        self._journal, self._problem, self._plan = journal, problem, plan
-        self._progress = progress
-        study = open_study(journal.directory)
-        asked = {h.trial: h.target for h in study.trials}
-        if any(asked.get(trial, 0) < target for trial, target in targets.items()):
-            journal.request(targets)
-            study = open_study(journal.directory)
-        self._study = study
-        self._waiting = remaining(targets, study.trials)
-        # The steps of the checkpoints: of every trial that has begun and may go on.
-        self._kept = {
-            h.trial: h.step for h in study.trials if h.failure is None and 0 < h.step < plan.steps
-        }
-        self._checkpoints = Checkpoints(journal.directory)
-        self._checkpoints.keep_only(self._kept)
-
-    def run(self, engine: str, workers: int | None) -> None:
-        """Train until every trial is where it was asked to be; KeyboardInterrupt after Ctrl-C."""
-        if not self._waiting:
-            self._progress.begin(self._study, {})
-            return
-        cost = rehearse(self._problem, self._plan, next(iter(self._waiting)))
-        steps = sum(t - self._kept.get(trial, 0) for trial, t in self._waiting.items())
-        chosen, line = choose_engine(
-            engine, self._problem, self._plan, workers, steps * cost.step_seconds
-        )
-        self._progress.note(line)
-        self._progress.note(self._disk(cost.state_bytes, chosen.at_once))
-        self._progress.begin(self._study, self._waiting)
-        with chosen, _interruptible(self._progress) as stop:
-            work, tick = self._work(), self._progress.tick
-            for burst, state in chosen.run(work, tick=tick, stopping=stop.is_set):
-                self._record(burst, state)
-            if stop.is_set():
-                raise KeyboardInterrupt
-
-    def _work(self) -> Iterator[Work]:
-        for trial, target in self._waiting.items():
-            step = self._kept.get(trial, 0)
-            state = self._checkpoints.load(trial, step) if step else None
-            yield Work(trial, target, step, state)
-
-    def _record(self, burst: Burst, state: Packed | None) -> None:
-        """First the state, then the line that makes it count, then the state before goes."""
-        if burst.start == burst.stop and burst.failure is None:
-            return
-        trial = burst.trial
-        if state is not None:
-            self._checkpoints.save(trial, burst.stop, state)
-        self._journal.append(burst)
-        retryable = burst.failure is not None and burst.failure.cause in RETRYABLE
-        before = None if retryable else self._kept.pop(trial, None)
-        if before is not None and before != burst.stop:
-            self._checkpoints.drop(trial, before)
-        if state is not None:
-            self._kept[trial] = burst.stop
-        self._progress.burst(burst)
-
-    def _disk(self, state_bytes: int, at_once: int) -> str:
-        """The most that checkpoints can take: paused trials, those in progress, and one anew."""
-        paused = sum(target < self._plan.steps for target in self._waiting.values())
-        bound = state_bytes * (paused + min(at_once, len(self._waiting)) + 1)
-        free = shutil.disk_usage(self._journal.directory).free
-        warning = "" if bound < free else f", but only {size(free)} are free there"
-        return f"checkpoints take at most {size(bound)} in {self._journal.directory}{warning}"
-
-
-class Silent:
-    """Tells nobody."""
-
-    def begin(self, study: Study, waiting: Mapping[TrialId, int]) -> None: ...
-    def tick(self, trial: TrialId, step: int, loss: float, metric: float | None) -> None: ...
-    def burst(self, burst: Burst) -> None: ...
-    def note(self, text: str) -> None: ...
-    def stopping(self) -> None: ...
-
-
-@contextmanager
-def _interruptible(progress: Progress) -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second one raises KeyboardInterrupt.
-
-    The caller's handler is put back on leaving. Only the main thread may handle signals; in
-    another one the caller's own handling stays.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def interrupt(signum: int, frame: FrameType | None) -> Any:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        progress.stopping()
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

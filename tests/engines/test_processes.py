@@ -200,7 +200,7 @@ def test_a_trial_that_kills_its_worker_three_times_has_failed(tmp_path):
 
 
 def test_workers_that_cannot_start_are_one_clear_error(monkeypatch):
-    monkeypatch.setattr("etascope.engines.processes.COMMAND", "raise SystemExit(7)  # {path}")
+    monkeypatch.setattr("etascope.engines.crew.COMMAND", "raise SystemExit(7)  # {path}")
     engine = ProcessesEngine(line_problem(), Plan(steps=3), workers=1)
     with engine, pytest.raises(es.EtascopeError, match=r"do not start \(exit status 7\)"):
         losses(engine, [Work(TrialId(0.1, 0), 3)])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from etascope.engines.base import Engine
+from etascope.engines.crew import Crew
 from etascope.engines.processes import ProcessesEngine
 from etascope.engines.serial import SerialEngine
 from etascope.errors import UsageError
@@ -18,6 +19,7 @@ from etascope.records import TrialId
 from etascope.trial import Trial
 
 WORTH_STARTING = 10.0  # seconds of work below which starting workers takes longer than it saves
+LONG = 1000  # steps from which on, not knowing better, workers are started early
 
 
 class Rehearsal(NamedTuple):
@@ -42,15 +44,28 @@ def rehearse(problem: Problem, plan: Plan, trial: TrialId) -> Rehearsal:
     return Rehearsal(seconds, _bytes(vars(rehearsal.state())))
 
 
+def recruit(name: str, problem: Problem, workers: int | None, steps: int) -> Crew:
+    """The worker processes, already starting if it is likely that they are needed.
+
+    Args:
+        name: one of `ENGINES`.
+        problem: what is to be trained.
+        workers: how many; None for one a core.
+        steps: how many steps are to be trained in all.
+    """
+    likely = name == "auto" and problem.torch_device.type == "cpu" and steps >= LONG
+    return Crew(workers, early=name == "processes" or likely)
+
+
 def choose_engine(
-    name: str, problem: Problem, plan: Plan, workers: int | None, seconds: float
+    name: str, problem: Problem, plan: Plan, crew: Crew, seconds: float
 ) -> tuple[Engine, str]:
     """The engine, and one line that says what it is and why.
 
     Args:
         name: one of `ENGINES`.
         problem, plan: what it is to train.
-        workers: how many processes or actors; None for what the machine has.
+        crew: the worker processes that it may have.
         seconds: about how long the work takes on one core.
 
     Raises:
@@ -60,21 +75,19 @@ def choose_engine(
     if name == "serial":
         engine, why = SerialEngine(problem, plan), ""
     elif name == "processes":
-        engine, why = ProcessesEngine(problem, plan, workers), ""
+        engine, why = ProcessesEngine(problem, plan, crew), ""
     elif name == "auto":
-        engine, why = _automatic(problem, plan, workers, seconds)
+        engine, why = _automatic(problem, plan, crew, seconds)
     else:
         raise UsageError(f"no engine is called {name!r}; choose from {', '.join(ENGINES)}")
     return engine, f"engine {engine.about}{why and f' ({why})'}"
 
 
-def _automatic(
-    problem: Problem, plan: Plan, workers: int | None, seconds: float
-) -> tuple[Engine, str]:
+def _automatic(problem: Problem, plan: Plan, crew: Crew, seconds: float) -> tuple[Engine, str]:
     if seconds < WORTH_STARTING:
         return SerialEngine(problem, plan), f"about {seconds:.0f} s of work; workers would not pay"
     try:
-        return ProcessesEngine(problem, plan, workers), "the default on a CPU"
+        return ProcessesEngine(problem, plan, crew), "the default on a CPU"
     except UsageError as error:
         return SerialEngine(problem, plan), f"chosen because {error}"
 

@@ -166,6 +166,22 @@ def pack_problem(problem: Problem, plan: Plan) -> Parcel:
     return Parcel(*write_buffers([memoryview(file.getbuffer()), *pickler.buffers]))
 
 
+def send_problem(connection: Connection, parcel: Parcel) -> None:
+    """Hand a parcel over."""
+    connection.send(parcel.places)
+    send_handle(connection, parcel.descriptor, None)
+
+
+def receive_problem(connection: Connection) -> tuple[Problem, Plan]:
+    """The problem and the plan that `send_problem` handed over; EOFError if nobody does."""
+    places = connection.recv()
+    descriptor = recv_handle(connection)
+    try:
+        return unpack_problem(Parcel(descriptor, places))
+    finally:
+        os.close(descriptor)
+
+
 def unpack_problem(parcel: Parcel) -> tuple[Problem, Plan]:
     """The problem and the plan; what is written to its tensors stays in this process."""
     length = os.fstat(parcel.descriptor).st_size

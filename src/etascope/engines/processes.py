@@ -6,21 +6,18 @@ rung; a trial whose worker died three times without a rung in between has failed
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, wait
 from typing import Self
 
 from etascope.engines.base import Done, Work
-from etascope.engines.handover import Parcel, pack_problem, receive_state, send_state
-from etascope.environment import size, usable_cores
+from etascope.engines.crew import Crew, Job, Worker
+from etascope.engines.handover import pack_problem, receive_state
+from etascope.environment import size
 from etascope.errors import EtascopeError
 from etascope.plan import Plan
 from etascope.problems.problem import Problem
@@ -30,68 +27,6 @@ from etascope.trial import Stopping, Tick
 ATTEMPTS = 3  # deaths of a worker without a rung in between that a trial is allowed
 POLL_SECONDS = 0.1  # how often the wish to stop is looked at
 REMEDY = "give it more memory (a smaller batch, fewer workers), or mend the code that crashes"
-
-COMMAND = "import sys; sys.path[:] = {path!r}; from etascope.engines.worker import main; main()"
-# glibc gives large blocks back to the kernel and faults them in again at every step, which costs
-# a third of it; and one thread each is what makes a trial the same bit for bit everywhere.
-ENVIRONMENT = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
-
-
-@dataclass
-class _Job:
-    """A piece of work with the last state it reached, and how often its worker died since."""
-
-    work: Work
-    deaths: int = 0
-    finished: bool = False
-
-
-class _Worker:
-    """A worker process, seen from here."""
-
-    def __init__(self, parcel: Parcel) -> None:
-        self.connection, theirs = Pipe()
-        self.job: _Job | None = None
-        self.ready = self.told_to_stop = False
-        arguments = json.dumps([theirs.fileno(), parcel.descriptor, parcel.places])
-        path = [entry or os.getcwd() for entry in sys.path]
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND.format(path=path), arguments],
-                stdin=subprocess.PIPE,
-                env={**os.environ, **ENVIRONMENT},
-                pass_fds=(theirs.fileno(), parcel.descriptor),
-            )
-        finally:
-            theirs.close()
-
-    def begin(self, job: _Job) -> None:
-        """Give it work; it must be idle."""
-        self.job, self.told_to_stop = job, False
-        work = job.work
-        self.connection.send((work.trial, work.target, work.step, len(work.state or b"")))
-        if work.state is not None:
-            send_state(self.connection, work.state)
-
-    def stop(self) -> None:
-        """Have it end after the step in progress."""
-        if self.job is not None and not self.told_to_stop:
-            self.told_to_stop = True
-            self.connection.send("stop")
-
-    def end(self) -> None:
-        """End the process, whatever it does, and wait until it is gone."""
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.connection.close()
 
 
 class ProcessesEngine:
@@ -105,11 +40,11 @@ class ProcessesEngine:
         UsageError: if the problem cannot leave this process.
     """
 
-    def __init__(self, problem: Problem, plan: Plan, workers: int | None = None) -> None:
-        self.at_once = workers or usable_cores()
+    def __init__(self, problem: Problem, plan: Plan, workers: int | Crew | None = None) -> None:
+        self._crew = workers if isinstance(workers, Crew) else Crew(workers)
+        self.at_once = self._crew.size
         self._parcel = pack_problem(problem, plan)
-        self._workers: list[_Worker] = []
-        self._retries: deque[_Job] = deque()
+        self._retries: deque[Job] = deque()
         self._stillborn = 0
         some = "1 worker process" if self.at_once == 1 else f"{self.at_once} worker processes"
         memory = f"{size(self._parcel.shared_bytes)} of tensors and arrays shared"
@@ -120,20 +55,20 @@ class ProcessesEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end_workers()
+        self._crew.end()
         os.close(self._parcel.descriptor)
 
     def run(
         self, work: Iterable[Work], *, tick: Tick | None = None, stopping: Stopping | None = None
     ) -> Iterator[Done]:
         """Train each piece of work to its target, as many at a time as there are workers."""
-        waiting = iter(work)
+        jobs = (Job(piece) for piece in work)
         try:
             while True:
                 stop = stopping is not None and stopping()
                 if not stop:
-                    self._give_work(waiting)
-                busy = {w.connection: w for w in self._workers if w.job is not None}
+                    self._give_work(jobs)
+                busy = {w.connection: w for w in self._crew.workers if w.job is not None}
                 if not busy:
                     return
                 for worker in busy.values() if stop else ():
@@ -145,38 +80,24 @@ class ProcessesEngine:
                     if done is not None:
                         yield done
         finally:
-            self._end_workers()
+            self._crew.end()
+            self._retries.clear()
 
-    def _end_workers(self) -> None:
-        for worker in self._workers:
-            worker.end()
-        self._workers.clear()
-        self._retries.clear()
-
-    def _give_work(self, waiting: Iterator[Work]) -> None:
+    def _give_work(self, jobs: Iterator[Job]) -> None:
         """Fill the idle workers, and start new ones while there is more to do."""
-        while True:
-            worker = next((w for w in self._workers if w.job is None), None)
-            if worker is None and len(self._workers) >= self.at_once:
+        while self._crew.has_room:
+            job = self._retries.popleft() if self._retries else next(jobs, None)
+            if job is None:
                 return
-            if self._retries:
-                job = self._retries.popleft()
-            else:
-                piece = next(waiting, None)
-                if piece is None:
-                    return
-                job = _Job(piece)
-            if worker is None:
-                worker = _Worker(self._parcel)
-                self._workers.append(worker)
+            worker = self._crew.idle()
             try:
-                worker.begin(job)
+                worker.begin(job, self._parcel)
             except OSError:  # it died while it was idle
                 worker.job = None
                 self._retries.appendleft(job)
                 self._bury(worker)
 
-    def _listen(self, worker: _Worker, tick: Tick | None) -> Done | None:
+    def _listen(self, worker: Worker, tick: Tick | None) -> Done | None:
         """Take one message of a worker, or notice that it is gone."""
         try:
             kind, *content = worker.connection.recv()
@@ -196,21 +117,21 @@ class ProcessesEngine:
             raise content[0]
         return None
 
-    def _done(self, worker: _Worker, burst: Burst, length: int) -> Done:
+    def _done(self, worker: Worker, burst: Burst, length: int) -> Done:
         state = receive_state(worker.connection, length) if length else None
         assert worker.job is not None
         target = worker.job.work.target
         # From here on a death costs the work since this burst only.
-        worker.job = _Job(
+        worker.job = Job(
             Work(burst.trial, target, burst.stop, state),
             finished=burst.failure is not None or burst.stop >= target,
         )
         return Done(burst, state)
 
-    def _bury(self, worker: _Worker) -> Done | None:
+    def _bury(self, worker: Worker) -> Done | None:
         """A worker died: its trial is tried again, or has failed."""
         worker.end()
-        self._workers.remove(worker)
+        self._crew.workers.remove(worker)
         status, job = worker.process.returncode, worker.job
         if not worker.ready:
             self._stillborn += 1
@@ -225,7 +146,7 @@ class ProcessesEngine:
         return Done(_failed(job, status), None)
 
 
-def _failed(job: _Job, status: int) -> Burst:
+def _failed(job: Job, status: int) -> Burst:
     step = job.work.step
     message = f"its worker process died {ATTEMPTS} times after step {step} ({_told(status)})"
     failure = Failure(step, "worker", None, message, REMEDY)

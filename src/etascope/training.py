@@ -1,0 +1,163 @@
+"""The loop: feeds the engine what the search asks for, and writes the journal."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Protocol
+
+from etascope.checkpoints import Checkpoints
+from etascope.engines.base import Work
+from etascope.engines.choice import choose_engine, rehearse
+from etascope.engines.crew import Crew
+from etascope.environment import size
+from etascope.journal import Journal
+from etascope.plan import Plan
+from etascope.problems.problem import Problem
+from etascope.records import RETRYABLE, Burst, TrialId
+from etascope.search.grid import remaining
+from etascope.state import Packed
+from etascope.study import Study, open_study
+
+
+class Progress(Protocol):
+    """Is told how a study goes on; for display only, nothing depends on it."""
+
+    def begin(self, study: Study, waiting: Mapping[TrialId, int]) -> None:
+        """Training starts; `waiting` are the trials still to train and their targets."""
+
+    def tick(self, trial: TrialId, step: int, loss: float, metric: float | None) -> None:
+        """A step is done."""
+
+    def burst(self, burst: Burst) -> None:
+        """A burst is in the journal."""
+
+    def note(self, text: str) -> None:
+        """Something to know before training starts, in one line."""
+
+    def stopping(self) -> None:
+        """The user asked to stop; the step in progress is being finished and saved."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def begin(self, study: Study, waiting: Mapping[TrialId, int]) -> None: ...
+    def tick(self, trial: TrialId, step: int, loss: float, metric: float | None) -> None: ...
+    def burst(self, burst: Burst) -> None: ...
+    def note(self, text: str) -> None: ...
+    def stopping(self) -> None: ...
+
+
+class Training:
+    """The loop of one call of `sweep`.
+
+    Args:
+        journal: of the study, open for writing.
+        problem, plan: what is trained and how.
+        targets: the step that each trial is to reach.
+        progress: is told how it goes.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        problem: Problem,
+        plan: Plan,
+        targets: Mapping[TrialId, int],
+        progress: Progress,
+    ) -> None:
+        self._journal, self._problem, self._plan = journal, problem, plan
+        self._progress = progress
+        study = open_study(journal.directory)
+        asked = {h.trial: h.target for h in study.trials}
+        if any(asked.get(trial, 0) < target for trial, target in targets.items()):
+            journal.request(targets)
+            study = open_study(journal.directory)
+        self._study = study
+        self._waiting = remaining(targets, study.trials)
+        # The steps of the checkpoints: of every trial that has begun and may go on.
+        self._kept = {
+            h.trial: h.step for h in study.trials if h.failure is None and 0 < h.step < plan.steps
+        }
+        self._checkpoints = Checkpoints(journal.directory)
+        self._checkpoints.keep_only(self._kept)
+
+    def run(self, engine: str, crew: Crew) -> None:
+        """Train until every trial is where it was asked to be; KeyboardInterrupt after Ctrl-C."""
+        if not self._waiting:
+            self._progress.begin(self._study, {})
+            return
+        cost = rehearse(self._problem, self._plan, next(iter(self._waiting)))
+        steps = sum(t - self._kept.get(trial, 0) for trial, t in self._waiting.items())
+        chosen, line = choose_engine(
+            engine, self._problem, self._plan, crew, steps * cost.step_seconds
+        )
+        self._progress.note(line)
+        self._progress.note(self._disk(cost.state_bytes, chosen.at_once))
+        self._progress.begin(self._study, self._waiting)
+        with chosen, _interruptible(self._progress) as stop:
+            work, tick = self._work(), self._progress.tick
+            for burst, state in chosen.run(work, tick=tick, stopping=stop.is_set):
+                self._record(burst, state)
+            if stop.is_set():
+                raise KeyboardInterrupt
+
+    def _work(self) -> Iterator[Work]:
+        for trial, target in self._waiting.items():
+            step = self._kept.get(trial, 0)
+            state = self._checkpoints.load(trial, step) if step else None
+            yield Work(trial, target, step, state)
+
+    def _record(self, burst: Burst, state: Packed | None) -> None:
+        """First the state, then the line that makes it count, then the state before goes."""
+        if burst.start == burst.stop and burst.failure is None:
+            return
+        trial = burst.trial
+        if state is not None:
+            self._checkpoints.save(trial, burst.stop, state)
+        self._journal.append(burst)
+        retryable = burst.failure is not None and burst.failure.cause in RETRYABLE
+        before = None if retryable else self._kept.pop(trial, None)
+        if before is not None and before != burst.stop:
+            self._checkpoints.drop(trial, before)
+        if state is not None:
+            self._kept[trial] = burst.stop
+        self._progress.burst(burst)
+
+    def _disk(self, state_bytes: int, at_once: int) -> str:
+        """The most that checkpoints can take: paused trials, those in progress, and one anew."""
+        paused = sum(target < self._plan.steps for target in self._waiting.values())
+        bound = state_bytes * (paused + min(at_once, len(self._waiting)) + 1)
+        free = shutil.disk_usage(self._journal.directory).free
+        warning = "" if bound < free else f", but only {size(free)} are free there"
+        return f"checkpoints take at most {size(bound)} in {self._journal.directory}{warning}"
+
+
+@contextmanager
+def _interruptible(progress: Progress) -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second one raises KeyboardInterrupt.
+
+    The caller's handler is put back on leaving. Only the main thread may handle signals; in
+    another one the caller's own handling stays.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> Any:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        progress.stopping()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
