@@ -114,7 +114,7 @@ def sweep(
     directory = Path(out) if out is not None else _default_out(problem, plan)
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"{directory} is a file; --out names a directory")
-    with recruit(engine, problem, workers, sum(targets.values())) as crew:
+    with recruit(engine, problem, workers, list(targets.values())) as crew:
         facts = inspect(problem, plan.rung_examples)
         _check_optimizer(problem, plan, max(t.lr for t in targets))
         with Journal(directory) as journal:

@@ -92,7 +92,8 @@ class Training:
         if not self._waiting:
             self._progress.begin(self._study, {})
             return
-        cost = rehearse(self._problem, self._plan, next(iter(self._waiting)))
+        # The smallest rate is the least likely to fail within three steps.
+        cost = rehearse(self._problem, self._plan, min(self._waiting))
         steps = sum(t - self._kept.get(trial, 0) for trial, t in self._waiting.items())
         chosen, line = choose_engine(
             engine, self._problem, self._plan, crew, steps * cost.step_seconds

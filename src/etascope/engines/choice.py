@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from etascope.engines.base import Engine
 from etascope.engines.crew import Crew
 from etascope.engines.processes import ProcessesEngine
 from etascope.engines.serial import SerialEngine
+from etascope.environment import usable_cores
 from etascope.errors import UsageError
 from etascope.plan import ENGINES, Plan
 from etascope.problems.problem import Problem
@@ -44,17 +45,23 @@ def rehearse(problem: Problem, plan: Plan, trial: TrialId) -> Rehearsal:
     return Rehearsal(seconds, _bytes(vars(rehearsal.state())))
 
 
-def recruit(name: str, problem: Problem, workers: int | None, steps: int) -> Crew:
+def recruit(name: str, problem: Problem, workers: int | None, targets: Sequence[int]) -> Crew:
     """The worker processes, already starting if it is likely that they are needed.
 
     Args:
         name: one of `ENGINES`.
         problem: what is to be trained.
-        workers: how many; None for one a core.
-        steps: how many steps are to be trained in all.
+        workers: how many at most; None for one a core.
+        targets: the steps of every trial that is asked for.
+
+    Raises:
+        UsageError: for a number of workers with an engine that has none.
     """
-    likely = name == "auto" and problem.torch_device.type == "cpu" and steps >= LONG
-    return Crew(workers, early=name == "processes" or likely)
+    if workers is not None and name in ("serial", "stacked"):
+        raise UsageError(f"engine {name} has no workers; leave workers out, or use processes")
+    likely = name == "auto" and problem.torch_device.type == "cpu" and sum(targets) >= LONG
+    size = min(workers or usable_cores(), len(targets))
+    return Crew(size, early=name == "processes" or likely)
 
 
 def choose_engine(
