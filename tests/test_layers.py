@@ -10,6 +10,7 @@ import etascope
 SOURCE = Path(etascope.__file__).parent
 LAYERS = [
     "errors",
+    "words",
     "records",
     "randomness",
     "data",

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etascope.engines.choice import recruit
+from etascope.engines.choice import recruit, rehearse
 from etascope.environment import describe_environment
 from etascope.errors import EtascopeError, UsageError
 from etascope.journal import HEADER, Journal, to_json
@@ -114,13 +114,16 @@ def sweep(
     directory = Path(out) if out is not None else _default_out(problem, plan)
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"{directory} is a file; --out names a directory")
-    with recruit(engine, problem, workers, list(targets.values())) as crew:
+    # The smallest rate is the least likely to fail within the few steps that are timed.
+    cost = rehearse(problem, plan, min(targets))
+    seconds = cost.step_seconds * sum(targets.values())
+    with recruit(engine, problem, workers, len(targets), seconds) as crew:
         facts = inspect(problem, plan.rung_examples)
         _check_optimizer(problem, plan, max(t.lr for t in targets))
         with Journal(directory) as journal:
             _open(journal, problem, plan, facts)
             training = Training(journal, problem, plan, targets, progress or Silent())
-            training.run(engine, crew)
+            training.run(engine, crew, cost)
     return open_study(directory)
 
 

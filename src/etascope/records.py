@@ -90,7 +90,9 @@ class Failure:
     """Why a trial ended early: a value, never an exception.
 
     `step` is the number of finished updates when it was noticed, `layer` the first module in
-    forward order whose weights or output were not finite (None where it cannot be named).
+    forward order whose weights or output were not finite (None where it cannot be named). Of the
+    causes only "non-finite" tells of the rate: an "exception" is the user's code, "data" a batch
+    that held a non-finite value, "worker" a trial that killed its worker three times.
     """
 
     step: int

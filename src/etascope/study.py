@@ -77,7 +77,10 @@ class Study:
 
     @property
     def complete(self) -> bool:
-        """Whether every trial failed or reached the step it was asked to reach."""
+        """Whether every trial failed or reached the step it was asked to reach.
+
+        That step may lie before the horizon.
+        """
         return all(h.status in ("finished", "failed") for h in self.trials)
 
     @cached_property
@@ -87,12 +90,20 @@ class Study:
 
     @property
     def best(self) -> float | None:
-        """The rate with the lowest held-out loss at the horizon; None if none learned."""
+        """The rate with the lowest mean held-out loss where training got furthest.
+
+        That is the last step at which a rate that learned was evaluated with all its seeds: the
+        horizon, or before it the furthest so far, and then its verdict is provisional. Rates that
+        were paused earlier are not asked. None if no rate learned.
+        """
         return self.judgement.best
 
     @property
     def band(self) -> tuple[float, float] | None:
-        """The lowest and highest rate of the unbroken run around the best that are as good."""
+        """The lowest and highest rate of the unbroken run around the best that are as good.
+
+        None if no rate learned. A rate that was paused before the best is never part of it.
+        """
         return self.judgement.band
 
     @property

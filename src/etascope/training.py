@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from etascope.checkpoints import Checkpoints
 from etascope.engines.base import Work
-from etascope.engines.choice import choose_engine, rehearse
+from etascope.engines.choice import Rehearsal, choose_engine
 from etascope.engines.crew import Crew
 from etascope.environment import size
 from etascope.journal import Journal
@@ -87,13 +87,11 @@ class Training:
         self._checkpoints = Checkpoints(journal.directory)
         self._checkpoints.keep_only(self._kept)
 
-    def run(self, engine: str, crew: Crew) -> None:
+    def run(self, engine: str, crew: Crew, cost: Rehearsal) -> None:
         """Train until every trial is where it was asked to be; KeyboardInterrupt after Ctrl-C."""
         if not self._waiting:
             self._progress.begin(self._study, {})
             return
-        # The smallest rate is the least likely to fail within three steps.
-        cost = rehearse(self._problem, self._plan, min(self._waiting))
         steps = sum(t - self._kept.get(trial, 0) for trial, t in self._waiting.items())
         chosen, line = choose_engine(
             engine, self._problem, self._plan, crew, steps * cost.step_seconds

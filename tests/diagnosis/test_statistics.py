@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from etascope.diagnosis.statistics import below, binomial_above, holm, mean_interval
+from etascope.diagnosis.statistics import (
+    below,
+    binomial_above,
+    binomial_highest,
+    holm,
+    mean_interval,
+    mean_lowest,
+    pooled_variance,
+)
 
 
 @given(n=st.integers(1, 40), share=st.floats(0.01, 0.99), data=st.data())
@@ -65,3 +74,47 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
         covered += interval.low <= 3.0 <= interval.high
     assert abs(covered / 2000 - 0.9) < 0.02
     assert mean_interval([1.0], 0.1).high == math.inf
+
+
+@given(n=st.integers(1, 60), data=st.data(), alpha=st.floats(0.001, 0.2))
+def test_the_highest_share_is_the_one_that_so_few_hits_would_just_refute(n, data, alpha):
+    k = data.draw(st.integers(0, n - 1))
+    highest = binomial_highest(k, n, alpha)
+    assert k / n < highest < 1
+    assert stats.binom.cdf(k, n, highest) == pytest.approx(alpha, rel=1e-6)
+
+
+@given(df=st.integers(1, 200), alpha=st.floats(1e-7, 0.5))
+def test_the_interval_is_students(df, alpha):
+    half = mean_interval([0.0, 0.0], alpha, variance=2.0, df=df).high
+    assert half == pytest.approx(stats.t.isf(alpha / 2, df), rel=1e-6)
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10**6), rows=st.integers(1, 5), columns=st.integers(1, 5))
+def test_the_pooled_variance_is_what_least_squares_leaves(seed, rows, columns):
+    """Against a dense fit of row and column effects, with about a third of the cells empty."""
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=(rows, columns))
+    table[rng.random((rows, columns)) < 0.3] = np.nan
+    table[np.arange(rows), rng.integers(columns, size=rows)] = rng.normal(size=rows)
+    cells = np.argwhere(np.isfinite(table))
+    design = np.zeros((len(cells), rows + columns))
+    design[np.arange(len(cells)), cells[:, 0]] = 1
+    design[np.arange(len(cells)), rows + cells[:, 1]] = 1
+    values = table[tuple(cells.T)]
+    fit = design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    df = len(cells) - np.linalg.matrix_rank(design)
+    variance, found = pooled_variance(table)
+    assert found == df
+    if df:
+        assert variance == pytest.approx(((values - fit) ** 2).sum() / df, abs=1e-9)
+    else:
+        assert variance == math.inf
+
+
+def test_the_lowest_mean_is_students_bound_but_not_below_all_of_many_values():
+    few, many = [1.0, 9.0], [3.0, 4.0, 3.5, 3.0, 5.0, 1e9]
+    assert mean_lowest(few, 0.025) == mean_interval(few, 0.05).low < 0
+    assert mean_lowest(many, 0.025) == 3.0
+    assert mean_lowest([1.0], 0.025) == -math.inf

@@ -1,5 +1,7 @@
 """Which engine trains, and what it says of itself."""
 
+import os
+
 import pytest
 import torch
 from small import blobs_problem, children, line_problem
@@ -83,16 +85,17 @@ def test_a_rehearsal_tells_the_size_of_a_state_and_leaves_no_trace():
     assert cost.step_seconds > 0
 
 
-def test_a_problem_that_raises_at_once_is_left_to_the_study_to_tell(tmp_path):
+def test_a_problem_that_raises_while_it_is_timed_is_left_to_the_study_to_tell(tmp_path):
     def loss(model, batch):
-        if torch.is_grad_enabled() and model.weight.grad is None and model.training:
-            loss.calls += 1
-            if loss.calls > 2:
-                raise RuntimeError("boom")
+        if model.training and model.weight.grad is None and (model.weight != start).any():
+            raise RuntimeError("boom")
         return (model(batch[0]) - batch[1]).square().mean()
 
-    loss.calls = 0
-    study = es.sweep(line_problem(loss=loss), [0.1], steps=5, optimizer="sgd", out=tmp_path)
+    model = torch.nn.Linear(1, 1)
+    start = model.weight.detach().clone()
+    problem = line_problem(model=model, loss=loss)
+    assert rehearse(problem, Plan(steps=50, optimizer="sgd"), TrialId(0.1, 0)).step_seconds >= 0
+    study = es.sweep(problem, [0.1], steps=5, optimizer="sgd", out=tmp_path)
     assert study.trials[0].failure.cause == "exception"
 
 
@@ -114,11 +117,18 @@ def test_engines_workers_and_precisions_that_do_not_exist_are_refused(tmp_path, 
 
 
 def test_no_more_workers_are_started_than_there_are_trials():
-    with recruit("processes", line_problem(), 64, [10, 10]) as crew:
+    with recruit("processes", line_problem(), 64, trials=2, seconds=0.0) as crew:
         assert len(crew.workers) == 2
         pids = {worker.process.pid for worker in crew.workers}
-        assert pids <= children(__import__("os").getpid())
-    assert not pids & children(__import__("os").getpid())
+        assert pids <= children(os.getpid())
+    assert not pids & children(os.getpid())
+
+
+def test_workers_are_started_early_only_where_auto_will_want_them():
+    with recruit("auto", line_problem(), None, trials=3, seconds=0.1) as crew:
+        assert not crew.workers
+    with recruit("auto", line_problem(), 1, trials=3, seconds=1e4) as crew:
+        assert len(crew.workers) == 1
 
 
 def test_cores_are_those_that_this_process_may_use():

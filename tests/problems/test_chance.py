@@ -157,3 +157,12 @@ def test_held_out_values_that_are_not_finite_are_refused():
     y[-1] = math.nan
     with pytest.raises(es.UsageError, match="valid holds a value that is not finite"):
         check(line_problem(valid=(x, y)))
+
+
+def test_where_no_constant_is_best_chance_is_the_initial_loss():
+    """The model's output is the loss itself, so smaller constants are ever better."""
+    x, _ = line_problem().valid
+    problem = line_problem(
+        model=lambda: nn.Linear(1, 1), loss=lambda m, b: m(b[0]).mean(), train=(x, x), valid=(x, x)
+    )
+    assert check(problem).chance.source == "initial loss"

@@ -148,7 +148,7 @@ def test_print_is_light_and_back(visit: Any) -> None:
 def test_without_scripts_the_words_are_there(visit: Any) -> None:
     seen = visit(java_script_enabled=False)
     text = seen.page.inner_text("body")
-    assert "Use a learning rate of 0.001." in text
+    assert "Of the rates trained to the end, use 0.001." in text
     assert "Scripts are off" in text
     assert "Held-out loss against the learning rate" in text
     assert not seen.page.locator("#plot-curves").is_visible()

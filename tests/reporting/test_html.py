@@ -118,7 +118,7 @@ def test_nothing_is_asked_of_the_network(demo: Study) -> None:
 
 def test_readable_without_scripts(demo: Study) -> None:
     words = re.sub(r"\s+", " ", Page(render(demo)).words)
-    assert "Use a learning rate of 0.001." in words
+    assert "Of the rates trained to the end, use 0.001." in words
     assert "From 0.1 upward training fails" in words
     assert "the share of the most common class" in words
     assert "Held-out loss against the learning rate, one mark a trial. At 1e-5:" in words

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from etascope.study import Study
 def test_answer_names_rate_edge_and_limits(demo: Study) -> None:
     said = views.answer(demo)
     text = " ".join(said.sentences)
-    assert said.headline == "Use a learning rate of 0.001."
+    assert said.headline == "Of the rates trained to the end, use 0.001."
     assert "From 0.1 upward training fails; at 0.01, the next rate below, it does not." in text
     assert "At 0.5: held-out accuracy 0.113" in text
     assert any("as of step 200 of 1" in caveat for caveat in said.caveats)
@@ -64,6 +66,58 @@ def test_answer_tells_of_exceptions(build: Builder) -> None:
     broken = Burst(TrialId(0.1, 0), 0, 0, (), (), (), (), failure, 0.0)
     caveats = views.answer(build({0.1: 1000}, bursts=[broken])).caveats
     assert any("exception, the first at lr 0.1, seed 0: ValueError: no" in c for c in caveats)
+
+
+def test_answer_recommends_without_reserve_once_a_rival_was_trained_to_the_end(
+    build: Builder,
+) -> None:
+    targets = {0.001: 1000, 1e-4: 1000, 1e-5: 200, 10.0: 1000}
+    assert views.answer(build(targets)).headline == "Use a learning rate of 0.001."
+    beside_failures = build({0.001: 1000, 0.5: 1000, 10.0: 1000}, "failures")
+    assert views.answer(beside_failures).headline == "Use a learning rate of 0.001."
+    early_failure = build({0.001: 1000, 0.5: 200}, "early")
+    assert views.answer(early_failure).headline == "Of the rates trained to the end, use 0.001."
+
+
+def test_answer_says_where_chance_is_only_the_untrained_network(
+    no_metric: Study, build: Builder
+) -> None:
+    said = views.answer(no_metric)
+    assert said.headline == (
+        "Use a learning rate of 0.001, which does better than the untrained network."
+    )
+    assert "the untrained network has a loss of 2.30" in said.sentences[0]
+    assert any("better than chance only means better than that" in c for c in said.caveats)
+    one = build({0.001: 400}, "one", problem=no_metric.problem, metric=False, steps=400)
+    assert views.answer(one).headline == (
+        "A learning rate of 0.001 does better than the untrained network."
+    )
+    given = replace(no_metric.problem, chance=Chance(CHANCE, "given"))
+    known = views.answer(build({0.001: 400}, "known", problem=given, metric=False, steps=400))
+    assert "untrained" not in " ".join([known.headline, *known.sentences, *known.caveats])
+
+
+def test_answer_tells_too_few_held_out_examples_from_too_few_steps(build: Builder) -> None:
+    few = replace(evaluation(0.1, 1000), examples=10, correct=5, metric=0.5)
+    trial = TrialId(0.1, 0)
+    made = Burst(trial, 0, 1000, (2.3,) * 1000, (), (), (few,), None, 1.0)
+    chance = Chance(CHANCE, "initial loss", (), ((10, 0.25),))
+    said = views.answer(build({0.1: 1000}, bursts=[made], problem=facts(chance=chance)))
+    assert said.headline == "No rate was shown to learn: the held-out examples are too few to tell."
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [("data", "training batch that is not finite"), ("worker", "killing the worker three times")],
+)
+def test_answer_tells_of_failures_that_are_not_the_rates(
+    build: Builder, cause: Any, words: str
+) -> None:
+    failure = Failure(0, cause, None, "batch 0 holds nan", "mend it")
+    broken = Burst(TrialId(0.1, 0), 0, 0, (), (), (), (), failure, 0.0)
+    said = views.answer(build({0.1: 1000}, bursts=[broken]))
+    assert said.headline == "No rate has learned yet."
+    assert any(words in c and "batch 0 holds nan" in c for c in said.caveats)
 
 
 def test_response_has_every_trial_with_the_step_it_was_measured_at(demo: Study) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from etascope.diagnosis.statistics import Interval, mean_interval
+from etascope.diagnosis.chance import UNTRAINED, beats_untrained_only
+from etascope.diagnosis.statistics import Interval, mean_interval, pooled_variance
 from etascope.records import Chance, Evaluation, History, Number, Verdict, VerdictName
+from etascope.words import number, rate
 
 
 def compare(
@@ -18,23 +21,31 @@ def compare(
     tolerance: float,
     alpha: float,
 ) -> tuple[dict[float, Verdict], float | None]:
-    """Compare every learning rate that learned with the best at the last step it reached."""
+    """Compare every learning rate that learned with the best at the last step it reached.
+
+    Two rates meet at most once, at the last step that both reached. Which pairs are looked at is
+    chosen by their losses, so the intervals are corrected for all of them.
+    """
     reached = {lr: _common_step(group) for lr, group in learners.items()}
     furthest = max(reached.values(), default=0)
-    if furthest == 0:
-        return {}, None
-    verdicts: dict[float, Verdict] = {}
+    level = alpha / max(math.comb(len(learners), 2), 1)
+    apart = Verdict("undecided", 0, True, "its seeds were not evaluated at a common step yet")
+    verdicts = {lr: apart for lr, step in reached.items() if step == 0}
     best: float | None = None
-    for step in sorted(set(reached.values()), reverse=True):
+    for step in sorted(set(reached.values()) - {0}, reverse=True):
         at_step = {lr: _losses(group, step) for lr, group in learners.items()}
         at_step = {lr: losses for lr, losses in at_step.items() if losses}
-        leader = min(at_step, key=lambda lr: float(np.mean([e.loss for e in at_step[lr].values()])))
+        leader = min(at_step, key=lambda lr: _mean_loss(at_step[lr]))
         if step == furthest:
             best = leader
-        scale = tolerance * (chance.loss - _mean_loss(at_step[leader]))
-        gaps = _gaps(at_step, leader, alpha)
+        allowed = max(0.0, tolerance * (chance.loss - _mean_loss(at_step[leader])))
+        gaps = _gaps(at_step, leader, level)
         for lr in (lr for lr in learners if reached[lr] == step):
-            verdict = _against(lr, leader, gaps.get(lr), scale, step, paused=step < furthest)
+            verdict = _against(
+                lr, leader, gaps.get(lr), allowed, step, paused=step < furthest, alpha=alpha
+            )
+            if verdict.name in ("best", "good") and beats_untrained_only(chance):
+                verdict = replace(verdict, reason=f"{verdict.reason}; {UNTRAINED}")
             evidence = {"valid_loss": _mean_loss(at_step[lr]), "seeds": len(at_step[lr])}
             verdicts[lr] = replace(
                 verdict, provisional=step < horizon, evidence={**evidence, **verdict.evidence}
@@ -60,49 +71,63 @@ def _mean_loss(evaluations: Mapping[int, Evaluation]) -> float:
 
 
 def _gaps(
-    at_step: Mapping[float, Mapping[int, Evaluation]], leader: float, alpha: float
+    at_step: Mapping[float, Mapping[int, Evaluation]], leader: float, level: float
 ) -> dict[float, Interval]:
-    """How much worse than the leader each other rate is, with Bonferroni-corrected intervals.
+    """How much worse than the leader each other rate is, with intervals of level `1 - level`.
 
-    With two or more common seeds the differences are paired by seed, and their variance is the
-    larger of the rate's own and the one pooled over all rates. With one seed they are paired by
+    Where the leader has several seeds the differences are paired by seed, and their variance is
+    the larger of the rate's own and the one pooled over all rates: a rate with a single seed in
+    common has the pooled one alone. Where the leader has one seed the differences are paired by
     held-out batch, which knows nothing of the luck of the seed.
     """
     ours = at_step[leader]
-    paired: dict[float, list[float]] = {}
+    pooled, df = _pooled(at_step) if len(ours) > 1 else (math.inf, 0)
+    gaps: dict[float, Interval] = {}
     for lr, theirs in at_step.items():
         common = sorted(ours.keys() & theirs.keys())
         if lr == leader or not common:
             continue
-        if len(common) > 1:
-            paired[lr] = [theirs[s].loss - ours[s].loss for s in common]
+        differences = [theirs[s].loss - ours[s].loss for s in common]
+        if len(ours) > 1:
+            own = float(np.var(differences, ddof=1)) if len(common) > 1 else 0.0
+            gaps[lr] = mean_interval(differences, level, variance=max(own, 2 * pooled), df=df)
         else:
+            # Batches may differ in size: the losses that are reported weigh them by examples.
             pair = zip(theirs[common[0]].batch_losses, ours[common[0]].batch_losses, strict=False)
-            paired[lr] = [a - b for a, b in pair]
-    level = alpha / max(len(paired), 1)
-    if len(ours) == 1:
-        return {lr: mean_interval(d, level) for lr, d in paired.items()}
-    spread = {lr: (float(np.var(d, ddof=1)), len(d) - 1) for lr, d in paired.items() if len(d) > 1}
-    df = sum(n for _, n in spread.values())
-    pooled = sum(v * n for v, n in spread.values()) / df if df else np.inf
-    return {
-        lr: mean_interval(d, level, variance=max(pooled, spread.get(lr, (0.0, 0))[0]), df=df)
-        for lr, d in paired.items()
-    }
+            gaps[lr] = mean_interval([a - b for a, b in pair], level, mean=differences[0])
+    return gaps
+
+
+def _pooled(at_step: Mapping[float, Mapping[int, Evaluation]]) -> tuple[float, int]:
+    """The variance of a loss beside the effects of rate and seed, and its degrees of freedom."""
+    seeds = sorted({seed for losses in at_step.values() for seed in losses})
+    table = np.full((len(at_step), len(seeds)), np.nan)
+    for row, losses in enumerate(at_step.values()):
+        for seed, evaluation in losses.items():
+            table[row, seeds.index(seed)] = evaluation.loss
+    return pooled_variance(table)
 
 
 def _against(
-    lr: float, leader: float, gap: Interval | None, allowed: float, step: int, *, paused: bool
+    lr: float,
+    leader: float,
+    gap: Interval | None,
+    allowed: float,
+    step: int,
+    *,
+    paused: bool,
+    alpha: float,
 ) -> Verdict:
     """The verdict of one rate against the leader at `step`."""
     if lr == leader:
         if not paused:
             reason = "the lowest held-out loss of the rates that were trained this far"
             return Verdict("best", step, False, reason)
-        reason = f"paused at step {step} with the lowest held-out loss there: worth training on"
-        return Verdict("undecided", step, False, reason)
+        reason = f"paused at step {number(step)} with the lowest held-out loss there: "
+        return Verdict("undecided", step, False, f"{reason}worth training on")
     if gap is None:
-        return Verdict("undecided", step, False, f"no seed in common with the best, {leader:g}")
+        reason = f"no seed in common with the best rate, {rate(leader)}"
+        return Verdict("undecided", step, False, reason)
     evidence: dict[str, Number] = {
         "compared_with": leader,
         "gap": gap.mean,
@@ -110,12 +135,9 @@ def _against(
         "gap_high": gap.high,
         "gap_allowed": allowed,
     }
-    reason = (
-        f"held-out loss {gap.mean:+.4g} ({gap.low:+.4g} to {gap.high:+.4g}) against {leader:g}, "
-        f"where {allowed:.4g} is allowed"
-    )
+    reason = _told(gap, leader, allowed, alpha)
     if paused:
-        reason = f"at step {step}, where it is paused: {reason}"
+        reason = f"at step {number(step)}, where it is paused: {reason}"
     name: VerdictName = "undecided"
     if gap.low > allowed and lr < leader:
         name = "too slow"
@@ -126,3 +148,14 @@ def _against(
     else:
         reason = f"{reason}: more seeds or more steps would settle it"
     return Verdict(name, step, False, reason, evidence)
+
+
+def _told(gap: Interval, leader: float, allowed: float, alpha: float) -> str:
+    """The gap in words, its interval in the same direction."""
+    higher = gap.mean >= 0
+    low, high = (gap.low, gap.high) if higher else (-gap.high, -gap.low)
+    size = f"held-out loss {'higher' if higher else 'lower'} by {number(abs(gap.mean))}"
+    sure = f" ({100 * (1 - alpha):g} % interval {number(low)} to {number(high)})"
+    if math.isinf(low):
+        sure = ", with nothing to tell its spread by,"
+    return f"{size}{sure} than at rate {rate(leader)}; up to {number(allowed)} counts as equal"

@@ -2,13 +2,15 @@
 
 Three questions, in this order (docs/verdicts.md tells the why):
 
-1. Did the trial fail? Non-finite numbers mean `diverged`. Otherwise its last held-out evaluation
-   is tested against chance, with Holm's correction over all trials of the study.
-2. A trial at chance is `stuck`, unless a larger rate learned and its own loss never rose: then it
-   has not arrived yet and is `too slow`.
+1. Did the trial fail? Non-finite numbers mean `diverged`, any other failure `undecided`.
+   Otherwise its last held-out evaluation is tested against chance, by accuracy and by loss, with
+   Holm's correction over all trials of the study.
+2. A trial at chance is `stuck`, with three exceptions. Where the held-out examples are too few to
+   tell it is `undecided`. Where its own loss never rose far it has not arrived yet: `too slow` if
+   a larger rate learned, `undecided` if none did.
 3. Rates that learned are compared with the best one, pair by pair, at the last step that both
-   reached: `best`, `good` (within the tolerance), `too slow` (worse, and smaller than the best),
-   or `undecided`, with the reason.
+   reached, with intervals corrected for all pairs of rates: `best`, `good` (within the
+   tolerance), `too slow` (worse, and smaller than the best), or `undecided`, with the reason.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import replace
 from etascope.diagnosis.chance import judge_alone
 from etascope.diagnosis.comparison import compare
 from etascope.records import Chance, History, Judgement, Number, Verdict, VerdictName
+from etascope.words import counted
 
 TOLERANCE = 0.02  # of chance loss minus best loss
 ALPHA = 0.05  # over all tests of one question
@@ -35,20 +38,34 @@ def judge(
 ) -> Judgement:
     """Judge every trial and every rate of a study.
 
+    A trial learns if its accuracy is above the share of the most common class (exact binomial
+    test) or its held-out loss below the loss of knowing nothing (t test on the differences batch
+    by batch): p = min(1, 2 min(p_accuracy, p_loss)) where both can be tested. A rate is compared
+    with the best by the interval of their mean difference, seed by seed, of level
+    1 - alpha / (k (k - 1) / 2) for k rates that learn.
+
     Args:
         histories: one a trial, in any order.
-        chance: what knowing nothing gives on the held-out set.
+        chance: what knowing nothing gives on the held-out set. Where that is only the loss of the
+            untrained network (its `source` is "initial loss"), to learn means to do better than
+            that network, and the reasons say so.
         horizon: the step count of a full training.
         tolerance: how much worse than the best still counts as good, as a share of chance loss
             minus best loss.
         alpha: the probability, over all trials, of calling a trial at chance a learner, and
-            likewise for the comparison of rates.
+            likewise of calling a rate worse than another that is as good.
+
+    Returns:
+        A verdict for every rate and every trial, the best rate (None if none learned) and its
+        band.
     """
     trials = judge_alone(histories, chance, horizon, alpha)
     rates: dict[float, Verdict] = {}
     learners: dict[float, list[History]] = {}
-    for lr in sorted({h.trial.lr for h in histories}):
-        group = [h for h in histories if h.trial.lr == lr]
+    groups: dict[float, list[History]] = {}
+    for history in histories:
+        groups.setdefault(history.trial.lr, []).append(history)
+    for lr, group in sorted(groups.items()):
         settled = _settle([trials[h.trial] for h in group if h.trial in trials], len(group))
         if settled is not None:
             rates[lr] = settled
@@ -58,7 +75,8 @@ def judge(
     rates = dict(sorted({**rates, **compared}.items()))
     for history in histories:
         if history.trial not in trials or trials[history.trial].name == "good":
-            trials[history.trial] = _of_rate(history, rates[history.trial.lr], horizon)
+            alone = trials.get(history.trial)
+            trials[history.trial] = _of_rate(history, alone, rates[history.trial.lr], horizon)
     return Judgement(rates, trials, best, _band(rates, best))
 
 
@@ -78,6 +96,8 @@ def _settle(verdicts: Sequence[Verdict], trials: int) -> Verdict | None:
         return replace(shown, reason=reason, evidence={**shown.evidence, **evidence})
     if failed:
         reason = f"{seeds}: failing is a matter of luck here, more seeds would tell how often"
+        if names["undecided"]:
+            reason = f"{seeds}, others cannot be told: {first['undecided'].reason}"
         step = max(v.step for v in verdicts)
         provisional = any(v.provisional for v in verdicts)
         return Verdict("undecided", step, provisional, reason, evidence)
@@ -86,19 +106,20 @@ def _settle(verdicts: Sequence[Verdict], trials: int) -> Verdict | None:
             shown = first[name]
             return replace(shown, evidence={**shown.evidence, **evidence})
     if len(verdicts) < trials:
-        return Verdict("undecided", 0, True, f"{trials - len(verdicts)} seeds are still to come")
+        reason = f"{counted(trials - len(verdicts), 'seed')} still to come"
+        return Verdict("undecided", 0, True, reason)
     return None
 
 
-def _of_rate(history: History, rate: Verdict, horizon: int) -> Verdict:
+def _of_rate(history: History, alone: Verdict | None, rate: Verdict, horizon: int) -> Verdict:
     """What a learning (or not yet evaluated) trial takes from the verdict of its rate."""
     evaluation = history.evaluation("valid")
-    if evaluation is None:
+    if evaluation is None or alone is None:
         return Verdict("undecided", history.step, True, "not evaluated yet")
     own: dict[str, Number] = {"valid_loss": evaluation.loss, "valid_metric": evaluation.metric}
     name, reason = rate.name, rate.reason
     if rate.name in ("diverged", "stuck"):
-        name, reason = "undecided", f"this seed learns, but of its rate {rate.reason}"
+        name, reason = "undecided", f"this seed {alone.reason}, but of its rate {rate.reason}"
     provisional = rate.provisional or evaluation.step < horizon
     return Verdict(name, evaluation.step, provisional, reason, {**rate.evidence, **own})
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,6 @@ from etascope.records import TrialId
 from etascope.trial import Trial
 
 WORTH_STARTING = 10.0  # seconds of work below which starting workers takes longer than it saves
-LONG = 1000  # steps from which on, not knowing better, workers are started early
 
 
 class Rehearsal(NamedTuple):
@@ -31,37 +31,41 @@ class Rehearsal(NamedTuple):
 
 
 def rehearse(problem: Problem, plan: Plan, trial: TrialId) -> Rehearsal:
-    """Train a trial for three steps, time the last two, and forget it."""
+    """Train a trial for three steps, time the last two, and forget it.
+
+    What goes wrong here is left to the checks and to the study, which can tell it better.
+    """
     ticks: list[float] = []
     rehearsal = Trial(problem, plan, trial)
-    rehearsal.advance(
-        plan.steps + 1,  # never reached, so nothing is evaluated
-        tick=lambda *_: ticks.append(time.perf_counter()),
-        stopping=lambda: len(ticks) >= min(3, plan.steps),
-    )
-    if not ticks:
-        return Rehearsal(0.0, 0)  # it failed, which the study will tell
-    seconds = (ticks[-1] - ticks[0]) / (len(ticks) - 1) if len(ticks) > 1 else 0.0
-    return Rehearsal(seconds, _bytes(vars(rehearsal.state())))
+    with suppress(Exception):
+        rehearsal.advance(
+            plan.steps + 1,  # never reached, so nothing is evaluated
+            tick=lambda *_: ticks.append(time.perf_counter()),
+            stopping=lambda: len(ticks) >= min(3, plan.steps),
+        )
+        seconds = (ticks[-1] - ticks[0]) / max(1, len(ticks) - 1)
+        return Rehearsal(seconds, _bytes(vars(rehearsal.state())))
+    return Rehearsal(0.0, 0)
 
 
-def recruit(name: str, problem: Problem, workers: int | None, targets: Sequence[int]) -> Crew:
-    """The worker processes, already starting if it is likely that they are needed.
+def recruit(name: str, problem: Problem, workers: int | None, trials: int, seconds: float) -> Crew:
+    """The worker processes; already starting if they are needed, since that takes seconds.
 
     Args:
         name: one of `ENGINES`.
         problem: what is to be trained.
         workers: how many at most; None for one a core.
-        targets: the steps of every trial that is asked for.
+        trials: how many there are to train.
+        seconds: about how long that takes on one core.
 
     Raises:
         UsageError: for a number of workers with an engine that has none.
     """
     if workers is not None and name in ("serial", "stacked"):
         raise UsageError(f"engine {name} has no workers; leave workers out, or use processes")
-    likely = name == "auto" and problem.torch_device.type == "cpu" and sum(targets) >= LONG
-    size = min(workers or usable_cores(), len(targets))
-    return Crew(size, early=name == "processes" or likely)
+    on_cpu = problem.torch_device.type == "cpu"
+    needed = name == "processes" or (name == "auto" and on_cpu and seconds >= WORTH_STARTING)
+    return Crew(min(workers or usable_cores(), trials), early=needed)
 
 
 def choose_engine(

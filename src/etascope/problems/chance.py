@@ -135,7 +135,15 @@ def _constants(
         default=(math.inf, guesses[0]),
     )[1]
     fitted = _fitted(problem, model, output, best)
-    return guesses if fitted is None else [*guesses, fitted]
+    if fitted is None:
+        return guesses
+    beyond = best + 2 * (fitted - best)
+    scores = [loss for loss, _ in _scored(problem, model, output, [best, fitted, beyond])]
+    # Where going on in the same direction goes on paying, no constant is best: the loss has no
+    # minimum over constants, or the model's output is the loss itself.
+    if len(scores) < 3 or scores[2] < scores[1] - 0.01 * abs(scores[0] - scores[1]):
+        return []
+    return [*guesses, fitted]
 
 
 def _from_targets(targets: torch.Tensor, row: torch.Tensor) -> list[torch.Tensor]:
@@ -193,7 +201,7 @@ def _fitted(
         start.new_zeros([n if a == axis else 1 for a, n in enumerate(start.shape)]).requires_grad_()
         for axis in axes
     ]
-    optimizer = torch.optim.LBFGS(offsets, max_iter=25, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(offsets, max_iter=50, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -212,8 +220,7 @@ def _fitted(
             optimizer.step(closure)  # type: ignore[no-untyped-call]
     except Exception:  # noqa: BLE001 - such a loss looks inside the model
         return None
-    fitted = sum(offsets, start).detach()
-    return fitted if bool(torch.isfinite(fitted).all()) else None
+    return sum(offsets, start).detach()
 
 
 def _majority(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from etascope.diagnosis.chance import beats_untrained_only
 from etascope.diagnosis.verdict import TOLERANCE
 from etascope.records import History, Verdict
 from etascope.reporting.words import counted, listed, number, rate, share
 from etascope.study import Study
 
 FAILED = ("diverged", "stuck")
+ENDED = {  # by a cause that is not the rate
+    "exception": "ended with an exception",
+    "data": "ended at a training batch that is not finite",
+    "worker": "ended after killing the worker three times",
+}
 
 
 class Answer(NamedTuple):
@@ -28,17 +35,37 @@ def answer(study: Study) -> Answer:
     if study.best is None:
         headline = _none_learned(study)
     else:
-        headline = f"Use a learning rate of {rate(study.best)}."
-        if len(study.lrs) == 1:
-            headline = f"A learning rate of {rate(study.best)} learns."
-        elif study.verdicts[study.best].provisional or not study.complete:
-            headline = f"So far a learning rate of {rate(study.best)} leads."
+        headline = _use(study, study.best)
         sentences[:0] = [_best(study, study.best), _band(study)]
     return Answer(headline, tuple(s for s in sentences if s), tuple(_caveats(study)))
 
 
+def _use(study: Study, best: float) -> str:
+    """The headline where a rate learned, and of which rates it speaks."""
+    untrained = beats_untrained_only(study.problem.chance)
+    better = "does better than the untrained network"
+    if len(study.lrs) == 1:
+        return f"A learning rate of {rate(best)} {better if untrained else 'learns'}."
+    if study.verdicts[best].provisional or not study.complete:
+        headline = f"So far a learning rate of {rate(best)} leads"
+    elif _rivals_paused(study, best):
+        headline = f"Of the rates trained to the end, use {rate(best)}"
+    else:
+        headline = f"Use a learning rate of {rate(best)}"
+    return f"{headline}, which {better}." if untrained else f"{headline}."
+
+
+def _rivals_paused(study: Study, best: float) -> bool:
+    """Whether every other rate that did not fail for good was paused before the horizon."""
+    others = [v for lr, v in study.verdicts.items() if lr != best]
+    rivals = [v for v in others if v.provisional or v.name not in FAILED]
+    return bool(rivals) and all(v.provisional for v in rivals)
+
+
 def _none_learned(study: Study) -> str:
     names = {v.name for v in study.verdicts.values()}
+    if any("possible" in v.evidence for v in study.verdicts.values()):
+        return "No rate was shown to learn: the held-out examples are too few to tell."
     if names <= set(FAILED):
         return "Every rate failed: try smaller ones."
     if not names & set(FAILED) and all(h.failure is None for h in study.trials):
@@ -61,7 +88,11 @@ def _best(study: Study, best: float) -> str:
         text += f" and {study.problem.metric} {spread(scores, metric=True)}"
     if len(losses) > 1:
         text += f" (mean and range of {counted(len(losses), 'seed')})"
-    text += f"; knowing nothing gives a loss of {number(study.problem.chance.loss)}."
+    chance = study.problem.chance
+    what = (
+        "the untrained network has" if chance.source == "initial loss" else "knowing nothing gives"
+    )
+    text += f"; {what} a loss of {number(chance.loss)}."
     if tests:
         text += (
             f" On the test examples, which decided nothing, {study.problem.metric} is "
@@ -87,9 +118,11 @@ def _band(study: Study) -> str:
     low, high = study.band
     if low == high:
         return f"No other rate was shown to be as good as {rate(low)}."
+    source = study.problem.chance.source
+    chance = "the untrained network's loss" if source == "initial loss" else "knowing nothing"
     return (
         f"Rates from {rate(low)} to {rate(high)} are as good, within {TOLERANCE:.0%} of the "
-        "distance from knowing nothing to the best loss."
+        f"distance from {chance} to the best loss."
     )
 
 
@@ -161,7 +194,12 @@ def _caveats(study: Study) -> list[str]:
             f"The study is not finished: {len(waiting)} of {counted(len(study.trials), 'trial')} "
             "have not reached the step they were asked to reach."
         )
-    caveats += _exceptions([h for h in study.trials if h.failure is not None])
+    caveats += _ended(study.trials)
+    if beats_untrained_only(study.problem.chance):
+        caveats.append(
+            "What knowing nothing gives is not known here, only the loss of the untrained "
+            "network: better than chance only means better than that."
+        )
     if len(study.seeds) == 1:
         caveats.append(
             "One seed was trained. How much of this is the luck of the initial weights and of the "
@@ -170,14 +208,17 @@ def _caveats(study: Study) -> list[str]:
     return caveats
 
 
-def _exceptions(failed: list[History]) -> list[str]:
-    raised = [h for h in failed if h.failure is not None and h.failure.cause == "exception"]
-    if not raised or raised[0].failure is None:
-        return []
-    return [
-        f"{counted(len(raised), 'trial')} ended with an exception, the first at {raised[0].trial}: "
-        f"{raised[0].failure.message}."
-    ]
+def _ended(trials: Sequence[History]) -> list[str]:
+    """The trials that ended early for a cause that is not the rate, a caveat for each cause."""
+    caveats = []
+    for cause, words in ENDED.items():
+        found = [(h.trial, f) for h in trials if (f := h.failure) and f.cause == cause]
+        if found:
+            trial, first = found[0]
+            caveats.append(
+                f"{counted(len(found), 'trial')} {words}, the first at {trial}: {first.message}."
+            )
+    return caveats
 
 
 def _ends(study: Study) -> list[str]:
