@@ -23,13 +23,14 @@ def judge_alone(
         if evaluation is not None:
             tested.append((history, evaluation, _p_chance(evaluation, chance)))
     learned = holm([p for _, _, p in tested], alpha)
-    rates_that_learn = [h.trial.lr for (h, _, _), yes in zip(tested, learned, strict=True) if yes]
+    learners = (h.trial.lr for (h, _, _), yes in zip(tested, learned, strict=True) if yes)
+    largest_learner = max(learners, default=None)
     for (history, evaluation, p), yes in zip(tested, learned, strict=True):
         evidence = _chance_evidence(history, evaluation, chance, p)
         if yes:
             verdict = Verdict("good", evaluation.step, True, "learns", evidence)
         else:
-            verdict = _at_chance(history, evaluation, chance, rates_that_learn, evidence)
+            verdict = _at_chance(history, evaluation, chance, largest_learner, evidence)
         verdicts[history.trial] = replace(verdict, provisional=evaluation.step < horizon)
     return verdicts
 
@@ -87,7 +88,7 @@ def _at_chance(
     history: History,
     evaluation: Evaluation,
     chance: Chance,
-    rates_that_learn: Sequence[float],
+    largest_learner: float | None,
     evidence: dict[str, Number],
 ) -> Verdict:
     step = evaluation.step
@@ -106,10 +107,10 @@ def _at_chance(
             f"the loss of knowing nothing ({chance.source})"
         )
     rose = _rose(history)
-    if not rose and any(lr > history.trial.lr for lr in rates_that_learn):
+    if not rose and largest_learner is not None and largest_learner > history.trial.lr:
         reason = f"{at_chance}; its loss never rose and a larger rate learns: it has not arrived"
         return Verdict("too slow", step, False, reason, evidence)
-    if not rose and not rates_that_learn:
+    if not rose and largest_learner is None:
         reason = f"{at_chance}; its loss never rose and no rate learns yet: try larger rates"
         return Verdict("undecided", step, False, reason, evidence)
     if rose:

@@ -47,8 +47,10 @@ def judge(
     trials = judge_alone(histories, chance, horizon, alpha)
     rates: dict[float, Verdict] = {}
     learners: dict[float, list[History]] = {}
-    for lr in sorted({h.trial.lr for h in histories}):
-        group = [h for h in histories if h.trial.lr == lr]
+    groups: dict[float, list[History]] = {}
+    for history in histories:
+        groups.setdefault(history.trial.lr, []).append(history)
+    for lr, group in sorted(groups.items()):
         settled = _settle([trials[h.trial] for h in group if h.trial in trials], len(group))
         if settled is not None:
             rates[lr] = settled
