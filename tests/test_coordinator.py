@@ -237,10 +237,10 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path):
 
 
 def test_nothing_in_a_study_can_run_code(tmp_path):
-    """Every file is strict JSON, safetensors or empty: no pickle, no module name is imported."""
+    """Every file is strict JSON, safetensors, bare numbers or empty: no pickle, no import."""
     es.sweep(blobs_problem(), {0.1: 5}, steps=10, optimizer=sgd, out=tmp_path)
     kinds = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
-    assert kinds == {".json", ".jsonl", ".safetensors", ".lock"}
+    assert kinds == {".json", ".jsonl", ".f64", ".safetensors", ".lock"}
     for path in tmp_path.rglob("*.json*"):
         for line in (
             path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]

@@ -123,6 +123,7 @@ def show(
     """Print the table of a study, or all of it as JSON."""
     gc.disable()  # records hold no cycles, and looking for some takes longer than reading them
     opened = es.open_study(study)
+    gc.freeze()  # not when the process ends, either
     if json:
         from etascope.journal import dumps
 
