@@ -128,6 +128,35 @@ def test_a_sweep_works_off_the_main_thread(tmp_path):
     assert studies[0].complete
 
 
+def moving():
+    """A line whose loss raises once the weights have moved far, until it is mended."""
+    model = torch.nn.Linear(1, 1)
+    start = model.weight.detach().clone()
+
+    def loss(model, batch):
+        if not moving.mended and (model.weight - start).abs().max() > 0.3:
+            raise RuntimeError("not so far")
+        return (model(batch[0]) - batch[1]).square().mean()
+
+    return line_problem(model=model, loss=loss)
+
+
+def test_a_trial_that_raised_is_tried_again_from_its_last_rung_by_the_next_run(tmp_path):
+    moving.mended = False
+    options = {"steps": 40, "optimizer": sgd, "rungs": range(2, 40, 2), "out": tmp_path / "s"}
+    problem = moving()
+    first = es.sweep(problem, [0.02], **options).trials[0]
+    assert first.failure.cause == "exception"
+    assert first.resume_step > 0
+    moving.mended = True
+    mended = es.sweep(problem, [0.02], **options).trials[0]
+    assert mended.failure is None
+    assert mended.step == 40
+    whole = es.sweep(problem, [0.02], **{**options, "out": tmp_path / "whole"}).trials[0]
+    assert mended.loss.tolist() == whole.loss.tolist()
+    assert mended.evaluations == whole.evaluations
+
+
 # Killed and started again ---------------------------------------------------------------------
 
 SCRIPT = """
@@ -237,10 +266,10 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path):
 
 
 def test_nothing_in_a_study_can_run_code(tmp_path):
-    """Every file is strict JSON, safetensors or empty: no pickle, no module name is imported."""
+    """Every file is strict JSON, safetensors, bare numbers or empty: no pickle, no import."""
     es.sweep(blobs_problem(), {0.1: 5}, steps=10, optimizer=sgd, out=tmp_path)
     kinds = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
-    assert kinds == {".json", ".jsonl", ".safetensors", ".lock"}
+    assert kinds == {".json", ".jsonl", ".f64", ".safetensors", ".lock"}
     for path in tmp_path.rglob("*.json*"):
         for line in (
             path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]

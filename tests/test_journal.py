@@ -1,29 +1,32 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import etascope as es
 from etascope.journal import (
+    BLOCK,
     JOURNAL,
+    STEPS,
     Journal,
+    StepsFile,
     decode_burst,
-    dumps,
-    encode_burst,
     read_records,
     write_atomically,
 )
-from etascope.records import Burst, Evaluation, Failure, TrialId
+from etascope.records import Burst, Evaluation, Failure, TrialId, merge
 
 any_float = st.floats(allow_nan=True, allow_infinity=True)
 floats = st.lists(any_float, max_size=5).map(tuple)
+
 evaluations = st.builds(
     Evaluation,
     step=st.integers(0, 10**6),
@@ -37,14 +40,14 @@ evaluations = st.builds(
 failures = st.builds(
     Failure,
     step=st.integers(0, 10**6),
-    cause=st.sampled_from(["non-finite", "exception"]),
+    cause=st.sampled_from(["non-finite", "exception", "data", "worker"]),
     layer=st.none() | st.text(max_size=9),
     message=st.text(max_size=30),
     remedy=st.text(max_size=30),
 )
 bursts = st.builds(
     Burst,
-    trial=st.builds(TrialId, lr=st.floats(1e-12, 1e6), seed=st.integers(0, 10**6)),
+    trial=st.builds(TrialId, lr=st.floats(1e-12, 1e6), seed=st.integers(0, 2**64 - 1)),
     start=st.integers(0, 100),
     stop=st.integers(0, 100),
     loss=floats,
@@ -61,11 +64,31 @@ def burst(start: int = 0, stop: int = 2) -> Burst:
     return Burst(TrialId(0.1, 0), start, stop, losses, (), (), (), None, 0.5)
 
 
-@given(bursts)
-def test_a_burst_survives_strict_json_bit_for_bit(record):
-    text = dumps(encode_burst(record))
-    again = decode_burst(json.loads(text, parse_constant=pytest.fail))
-    assert repr(again) == repr(record)  # repr, since nan != nan
+def read_bursts(directory: Path) -> list[Burst]:
+    """The bursts of a journal as an engine would have made them: with tuples."""
+    steps = StepsFile(directory)
+    decoded = [decode_burst(r, steps) for r in read_records(directory) if r["kind"] == "burst"]
+    return [
+        replace(
+            burst,
+            loss=tuple(map(float, burst.loss)),
+            probe_steps=tuple(burst.probe_steps),
+            probe_metric=tuple(map(float, burst.probe_metric)),
+        )
+        for burst in decoded
+    ]
+
+
+@settings(deadline=None)
+@given(records=st.lists(bursts, max_size=4))
+def test_bursts_come_back_from_the_disk_bit_for_bit(tmp_path_factory, records):
+    directory = tmp_path_factory.mktemp("exact")
+    with Journal(directory) as journal:
+        for record in records:
+            journal.append(record)
+    assert repr(read_bursts(directory)) == repr(records)  # repr, since nan != nan
+    for line in (directory / JOURNAL).read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
 
 
 def test_records_are_read_back_in_order(tmp_path):
@@ -77,21 +100,68 @@ def test_records_are_read_back_in_order(tmp_path):
     assert kinds == ["request", "burst", "burst"]
 
 
-@given(cut=st.integers(1, 400))
-def test_a_torn_last_line_is_dropped_and_cut_before_appending(tmp_path_factory, cut):
-    directory = tmp_path_factory.mktemp("torn")
-    with Journal(directory) as journal:
+def test_a_record_torn_at_any_byte_is_dropped_and_cut_before_appending(tmp_path):
+    whole = tmp_path / "whole"
+    with Journal(whole) as journal:
         journal.append(burst(0, 2))
-        whole = (directory / JOURNAL).stat().st_size
+        sizes = {name: (whole / name).stat().st_size for name in (JOURNAL, STEPS)}
         journal.append(burst(2, 4))
-    size = (directory / JOURNAL).stat().st_size
-    os.truncate(directory / JOURNAL, max(whole, size - cut))
-    torn = size - cut > whole
-    assert [r["start"] for r in read_records(directory)] == [0]
-    with Journal(directory) as journal:
-        assert (directory / JOURNAL).stat().st_size == whole or not torn
-        journal.append(burst(2, 4))
-    assert [r["start"] for r in read_records(directory)] == [0, 2]
+    # The numbers are written first: either they are torn and the line is not begun, or it is torn.
+    torn = [(JOURNAL, n) for n in range(sizes[JOURNAL], (whole / JOURNAL).stat().st_size)]
+    torn += [(STEPS, n) for n in range(sizes[STEPS], (whole / STEPS).stat().st_size)]
+    for number, (name, size) in enumerate(torn):
+        directory = tmp_path / str(number)
+        shutil.copytree(whole, directory)
+        os.truncate(directory / name, size)
+        if name == STEPS:
+            os.truncate(directory / JOURNAL, sizes[JOURNAL])
+        assert read_bursts(directory) == [burst(0, 2)]
+        with Journal(directory) as journal:
+            assert (directory / JOURNAL).stat().st_size == sizes[JOURNAL]
+            journal.append(burst(2, 4))
+        assert read_bursts(directory) == [burst(0, 2), burst(2, 4)]
+
+
+@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK])
+def test_a_torn_line_is_cut_however_long_it_is(tmp_path, length):
+    path = tmp_path / JOURNAL
+    path.write_bytes(b"{" * length)
+    with Journal(tmp_path) as journal:
+        assert path.read_bytes() == b""
+        journal.append(burst())
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"{" * length)
+    with Journal(tmp_path):
+        assert path.read_bytes() == whole
+
+
+def test_numbers_that_are_not_those_of_the_record_are_noticed(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.append(burst())
+    path = tmp_path / STEPS
+    numbers = path.read_bytes()
+    for damaged in (numbers[:-1], bytes(len(numbers)), b""):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="does not hold"):
+            read_bursts(tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_bursts(tmp_path)
+
+
+def test_a_message_with_half_a_character_is_kept_in_ascii(tmp_path):
+    """Names of files that are no UTF-8 come as such halves."""
+    failure = Failure(1, "exception", None, "no file \udcff", "mend it")
+    with Journal(tmp_path) as journal:
+        journal.append(replace(burst(), failure=failure))
+    (read,) = read_bursts(tmp_path)
+    assert read.failure == replace(failure, message="no file \\udcff")
+
+
+def test_a_seed_that_json_would_round_is_refused(tmp_path):
+    with Journal(tmp_path) as journal, pytest.raises(es.UsageError, match="too large"):
+        journal.request({TrialId(0.1, 2**64): 1})
+    assert not list(read_records(tmp_path))
 
 
 def test_a_damaged_line_in_the_middle_names_file_and_line(tmp_path):
@@ -192,8 +262,6 @@ def test_an_atomic_write_leaves_old_content_where_it_fails(tmp_path):
 
 
 def test_merging_refuses_records_that_do_not_follow_on():
-    from etascope.records import merge
-
     trial = TrialId(0.1, 0)
     merged = merge(trial, 4, [burst(0, 2), burst(2, 4)])
     assert merged.loss.tolist() == [0.0, 1.0, 2.0, 3.0]
@@ -205,9 +273,48 @@ def test_merging_refuses_records_that_do_not_follow_on():
 
 
 def test_the_peak_of_a_history_ignores_what_is_not_finite():
-    from etascope.records import merge
-
     trial = TrialId(0.1, 0)
     wild = replace(burst(0, 2), loss=(2.0, math.inf), stop=1)
     assert merge(trial, 4, [wild]).peak == (0, 2.0)
     assert merge(trial, 4, []).peak is None
+
+
+@pytest.mark.parametrize("cause", ["exception", "worker"])
+def test_a_burst_after_a_failure_that_is_not_final_takes_its_place(cause):
+    held_out = [Evaluation(step, "valid", 1.0, None, 1, None, (1.0,)) for step in range(5)]
+    failure = Failure(3, cause, None, "what it said", "mend it")
+    first = replace(burst(0, 2), probe_steps=(0,), probe_metric=(0.5,), evaluations=(held_out[2],))
+    lost = replace(
+        burst(2, 3), probe_steps=(2,), probe_metric=(9.0,), evaluations=(held_out[3],),
+        failure=failure,
+    )  # fmt: skip
+    good = replace(burst(2, 4), probe_steps=(2,), probe_metric=(0.7,), evaluations=(held_out[4],))
+    trial = TrialId(0.1, 0)
+
+    failed = merge(trial, 4, [first, lost])
+    assert (failed.status, failed.step, failed.resume_step) == ("failed", 3, 2)
+    assert merge(trial, 4, [first, lost, lost]).loss.tolist() == failed.loss.tolist()
+
+    smooth = merge(trial, 4, [first, good])
+    for records in ([first, lost, good], [first, lost, lost, good], [first, lost, first, good]):
+        mended = merge(trial, 4, records)
+        assert mended.failure is None
+        assert (mended.status, mended.resume_step) == ("finished", 4)
+        assert mended.loss.tolist() == smooth.loss.tolist()
+        assert mended.probe_steps.tolist() == [0, 2]
+        assert mended.probe_metric.tolist() == [0.5, 0.7]
+        assert mended.evaluations == (held_out[2], held_out[4])
+        assert mended.seconds == 0.5 * len(records)  # what was spent was spent
+
+    for wrong in ([first, lost, burst(1, 2)], [first, lost, burst(3, 4)]):
+        with pytest.raises(ValueError, match="follow on"):
+            merge(trial, 4, wrong)
+
+
+@pytest.mark.parametrize("cause", ["non-finite", "data"])
+def test_nothing_follows_a_final_failure(cause):
+    failed = replace(burst(2, 3), failure=Failure(3, cause, None, "what it said", "lower it"))
+    trial = TrialId(0.1, 0)
+    assert merge(trial, 4, [burst(0, 2), failed]).resume_step is None
+    with pytest.raises(ValueError, match="follow on"):
+        merge(trial, 4, [burst(0, 2), failed, burst(2, 4)])

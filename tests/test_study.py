@@ -94,9 +94,9 @@ def test_what_is_no_study_is_one_clear_error(tmp_path):
     with pytest.raises(es.StudyError, match="cannot be read"):
         es.open_study(tmp_path)
     (tmp_path / HEADER).write_text('{"version": 99}')
-    with pytest.raises(es.StudyError, match="no study of format 1"):
+    with pytest.raises(es.StudyError, match="no study of format 2"):
         es.open_study(tmp_path)
-    (tmp_path / HEADER).write_text('{"version": 1}')
+    (tmp_path / HEADER).write_text('{"version": 2}')
     with pytest.raises(es.StudyError, match="damaged"):
         es.open_study(tmp_path)
 

@@ -2,12 +2,15 @@
 
     study.json       what is trained and how; written once, atomically
     journal.jsonl    one record a line: a request for trials, or a burst of training
+    steps.f64        what bursts measured step by step; float64, little-endian, appended before
+                     the line that names its place, counts and CRC-32
     checkpoints/     states of the trials that may go on (checkpoints.py)
     study.lock       held by the one writer while it writes
 
-JSON is strict: numbers that are not finite are the strings "nan", "inf" and "-inf". A line is
-written and flushed to the disk as a whole; a torn last line (a kill, a full disk) is dropped when
-reading and cut off before the next writer appends.
+JSON is strict: numbers that are not finite are the strings "nan", "inf" and "-inf". A record is
+its line, written and flushed to the disk as a whole after its numbers; numbers that no line names
+are no record. A torn last line (a kill, a full disk) is dropped when reading and cut off before
+the next writer appends. Neither opening to write nor appending takes longer for a long journal.
 """
 
 from __future__ import annotations
@@ -15,18 +18,28 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import operator
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import lru_cache
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any
+from zlib import crc32
 
-from etascope.errors import StudyError
+import numpy as np
+import orjson
+
+from etascope.errors import StudyError, UsageError
 from etascope.records import Burst, Evaluation, Failure, TrialId
 
-VERSION = 1
-HEADER, JOURNAL, LOCK = "study.json", "journal.jsonl", "study.lock"
+VERSION = 2
+HEADER, JOURNAL, STEPS, LOCK = "study.json", "journal.jsonl", "steps.f64", "study.lock"
+BLOCK = 1 << 18  # bytes read at once
+FLOAT = np.dtype("<f8")
 
 
 # JSON values ----------------------------------------------------------------------------------
@@ -35,6 +48,8 @@ HEADER, JOURNAL, LOCK = "study.json", "journal.jsonl", "study.lock"
 def to_json(value: Any) -> Any:
     """A copy of `value` that strict JSON can hold: non-finite numbers become strings.
 
+    Half a surrogate pair, which a file name in a message can hold, is written out in ASCII.
+
     >>> to_json({"a": (1.5, float("inf"))})
     {'a': [1.5, 'inf']}
     """
@@ -42,64 +57,97 @@ def to_json(value: Any) -> Any:
         if math.isfinite(value):
             return value
         return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
+        return {to_json(str(key)): to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_json(item) for item in value]
     return value
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
-    """`value` as strict JSON."""
+    """`value` as strict JSON; reading a number gives the same bits again."""
     return json.dumps(to_json(value), allow_nan=False, ensure_ascii=False, indent=indent)
 
 
-def _loads(text: str | bytes) -> Any:
-    def refuse(constant: str) -> float:
-        raise ValueError(f"{constant} is not strict JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
-def _floats(values: Sequence[float | str]) -> tuple[float, ...]:
-    return tuple(map(float, values))
+@lru_cache(1 << 16)  # a trial has many records, and comparing equals costs more than keeping one
+def trial_id(lr: float, seed: int) -> TrialId:
+    """The trial that a record names; raises TypeError or ValueError where it names none."""
+    return TrialId(float(lr), operator.index(seed))  # beyond 64 bits the parser gives a float
 
 
-def _maybe(value: float | str | None) -> float | None:
-    return None if value is None else float(value)
+def encode_burst(burst: Burst, at: int) -> tuple[dict[str, Any], bytes]:
+    """The journal's line for a burst, as plain values, and its numbers, to stand from `at` on."""
+    numbers = np.concatenate([burst.loss, burst.probe_metric], dtype=FLOAT).tobytes()
+    record = {
+        "kind": "burst",
+        "lr": burst.trial.lr,
+        "seed": burst.trial.seed,
+        "start": burst.start,
+        "stop": burst.stop,
+        "steps": {
+            "at": at,
+            "loss": len(burst.loss),
+            "probe_metric": len(burst.probe_metric),
+            "crc32": crc32(numbers),
+        },
+        "probe_steps": list(burst.probe_steps),
+        "evaluations": [asdict(evaluation) for evaluation in burst.evaluations],
+        "failure": None if burst.failure is None else asdict(burst.failure),
+        "seconds": burst.seconds,
+    }
+    return record, numbers
 
 
-def encode_burst(burst: Burst) -> dict[str, Any]:
-    """The journal's line for a burst, as plain values."""
-    record = asdict(burst)
-    trial = record.pop("trial")
-    return {"kind": "burst", "lr": trial["lr"], "seed": trial["seed"], **record}
+class StepsFile:
+    """The numbers in steps.f64, read when a record first asks for them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / STEPS
+        self._numbers = np.empty(0, FLOAT)
+
+    def read(self, at: int, count: int, checksum: int) -> np.ndarray:
+        """`count` numbers from place `at` on; raises ValueError where they are not the ones."""
+        if at + count > len(self._numbers):
+            try:
+                self._numbers = np.fromfile(self._path, FLOAT)
+            except OSError as error:
+                raise ValueError(f"{STEPS} cannot be read: {error.strerror}") from error
+        numbers = self._numbers[at : at + count]
+        if at < 0 or len(numbers) != count or crc32(numbers.data) != checksum:
+            raise ValueError(f"{STEPS} does not hold the numbers {at} to {at + count}")
+        return numbers
 
 
-def decode_burst(record: Mapping[str, Any]) -> Burst:
+def decode_burst(record: Mapping[str, Any], steps: StepsFile) -> Burst:
     """The burst of a journal line; raises KeyError, TypeError or ValueError for another record."""
-    failure = record["failure"]
+    failure, place = record["failure"], record["steps"]
+    losses = place["loss"]
+    numbers = steps.read(place["at"], losses + place["probe_metric"], place["crc32"])
     return Burst(
-        trial=TrialId(float(record["lr"]), int(record["seed"])),
+        trial=trial_id(record["lr"], record["seed"]),
         start=int(record["start"]),
         stop=int(record["stop"]),
-        loss=_floats(record["loss"]),
-        probe_steps=tuple(map(int, record["probe_steps"])),
-        probe_metric=_floats(record["probe_metric"]),
-        evaluations=tuple(
-            Evaluation(
-                step=int(e["step"]),
-                split=e["split"],
-                loss=float(e["loss"]),
-                metric=_maybe(e["metric"]),
-                examples=int(e["examples"]),
-                correct=None if e["correct"] is None else int(e["correct"]),
-                batch_losses=_floats(e["batch_losses"]),
-            )
-            for e in record["evaluations"]
-        ),
+        loss=numbers[:losses],
+        probe_steps=array("q", record["probe_steps"]),
+        probe_metric=numbers[losses:],
+        evaluations=tuple([_evaluation(e) for e in record["evaluations"]]),
         failure=None if failure is None else Failure(**failure),
         seconds=float(record["seconds"]),
+    )
+
+
+def _evaluation(record: Mapping[str, Any]) -> Evaluation:
+    metric, correct = record["metric"], record["correct"]
+    return Evaluation(
+        step=int(record["step"]),
+        split=record["split"],
+        loss=float(record["loss"]),
+        metric=None if metric is None else float(metric),
+        examples=int(record["examples"]),
+        correct=None if correct is None else int(correct),
+        batch_losses=tuple(map(float, record["batch_losses"])),
     )
 
 
@@ -110,7 +158,7 @@ def read_header(directory: Path) -> dict[str, Any]:
     """The header of a study; raises StudyError if there is none that can be read."""
     path = directory / HEADER
     try:
-        header = _loads(path.read_bytes())
+        header = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         raise StudyError(f"there is no study in {directory}; name the folder of one") from None
     except (OSError, ValueError) as error:
@@ -128,12 +176,12 @@ def read_records(directory: Path) -> Iterator[dict[str, Any]]:
     """
     path = directory / JOURNAL
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=BLOCK) as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    record = _loads(line)
+                    record = orjson.loads(line)
                 except ValueError as error:
                     raise StudyError(f"{path}, line {number} is damaged ({error})") from error
                 if not isinstance(record, dict):
@@ -197,7 +245,10 @@ class Journal:
         try:
             with writing(directory, "open the journal"):
                 self._file = (directory / JOURNAL).open("ab", buffering=0)
+                self._steps = (directory / STEPS).open("ab", buffering=0)
                 self._cut_torn_line()
+                whole = os.fstat(self._steps.fileno()).st_size // FLOAT.itemsize
+                self._steps.truncate(whole * FLOAT.itemsize)
         except BaseException:
             self._lock.close()
             raise
@@ -206,6 +257,7 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._steps.close()
         self._file.close()
         self._lock.close()
 
@@ -216,32 +268,52 @@ class Journal:
             write_atomically(self.directory / HEADER, text.encode())
 
     def request(self, targets: Mapping[TrialId, int]) -> None:
-        """Record that these trials are to be trained to these steps."""
+        """Record that these trials are to be trained to these steps.
+
+        Raises:
+            UsageError: for a seed of more than 64 bits, which readers of JSON round.
+        """
+        if any(trial.seed >= 1 << 64 for trial in targets):
+            raise UsageError("a seed is too large; use seeds below 2 ** 64")
         trials = [[trial.lr, trial.seed, target] for trial, target in targets.items()]
         self._append({"kind": "request", "trials": trials})
 
     def append(self, burst: Burst) -> None:
         """Record a burst; it is on the disk when this returns."""
-        self._append(encode_burst(burst))
+        with writing(self.directory, "write the journal"):
+            place = os.fstat(self._steps.fileno()).st_size // FLOAT.itemsize
+            record, numbers = encode_burst(burst, place)
+            _append(self._steps, numbers)
+        self._append(record)
 
     def _append(self, record: Mapping[str, Any]) -> None:
         with writing(self.directory, "write the journal"):
-            end = os.fstat(self._file.fileno()).st_size
-            rest = memoryview(dumps(record).encode() + b"\n")
-            try:
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-                os.fsync(self._file.fileno())
-            except OSError:
-                self._file.truncate(end)
-                raise
+            _append(self._file, dumps(record).encode() + b"\n")
 
     def _cut_torn_line(self) -> None:
-        path = self.directory / JOURNAL
-        with path.open("rb") as file:
-            end = 0
-            for line in file:
-                if line.endswith(b"\n"):
-                    end += len(line)
-        if end != path.stat().st_size:
+        """Cut what stands after the last newline, looking for it from the end."""
+        size = end = os.fstat(self._file.fileno()).st_size
+        with (self.directory / JOURNAL).open("rb") as file:
+            while end:
+                start = max(0, end - BLOCK)
+                file.seek(start)
+                newline = file.read(end - start).rfind(b"\n")
+                if newline >= 0:
+                    end = start + newline + 1
+                    break
+                end = start
+        if end != size:
             self._file.truncate(end)
+
+
+def _append(file: FileIO, data: bytes) -> None:
+    """Append `data` as a whole or not at all, and only return once it is on the disk."""
+    end = os.fstat(file.fileno()).st_size
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+    except BaseException:  # Ctrl-C, too, must not leave half a line in the middle
+        file.truncate(end)
+        raise

@@ -11,7 +11,8 @@ weights after `t` updates, by the forward pass that leads to update `t + 1`; an 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -21,8 +22,8 @@ import numpy as np
 Split = Literal["valid", "test"]
 Status = Literal["pending", "paused", "finished", "failed"]
 VerdictName = Literal["diverged", "stuck", "too slow", "good", "best", "undecided"]
-RETRYABLE = ("exception", "worker")  # causes of failure that another run may not meet again
 Number = float | int | str | None
+Numbers = Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -91,8 +92,8 @@ class Failure:
 
     `step` is the number of finished updates when it was noticed, `layer` the first module in
     forward order whose weights or output were not finite (None where it cannot be named). Of the
-    causes only "non-finite" tells of the rate: an "exception" is the user's code, "data" a batch
-    that held a non-finite value, "worker" a trial that killed its worker three times.
+    causes only `non-finite` tells of the rate: an `exception` is the user's code, `data` a batch
+    that held a value that is not finite, `worker` a trial that killed its worker three times.
     """
 
     step: int
@@ -101,21 +102,31 @@ class Failure:
     message: str
     remedy: str
 
+    @property
+    def final(self) -> bool:
+        """Whether the same training would fail in the same way again.
+
+        It follows from the numbers then; code that raised can be mended, and a machine that was
+        short of memory may have it the next time.
+        """
+        return self.cause in ("non-finite", "data")
+
 
 @dataclass(frozen=True, slots=True)
 class Burst:
     """What one stretch of training gave: the steps from `start` up to, not including, `stop`.
 
     `loss[i]` is the training loss of step `start + i`. `probe_metric[j]` is the metric on the
-    training batch of step `probe_steps[j]`, without dropout, before that step's update.
+    training batch of step `probe_steps[j]`, without dropout, before that step's update. The three
+    are tuples where an engine made them, and arrays where they were read from a study.
     """
 
     trial: TrialId
     start: int
     stop: int
-    loss: tuple[float, ...]
-    probe_steps: tuple[int, ...]
-    probe_metric: tuple[float, ...]
+    loss: Numbers
+    probe_steps: Sequence[int]
+    probe_metric: Numbers
     evaluations: tuple[Evaluation, ...]
     failure: Failure | None
     seconds: float
@@ -123,7 +134,11 @@ class Burst:
 
 @dataclass(frozen=True)
 class History:
-    """All records of one trial, joined; `target` is the step it was asked to reach."""
+    """All records of one trial, joined; `target` is the step it was asked to reach.
+
+    `burst_start` is the step at which its last burst began; `seconds` counts what was trained and
+    dropped for a retry, too.
+    """
 
     trial: TrialId
     target: int
@@ -133,11 +148,22 @@ class History:
     evaluations: tuple[Evaluation, ...]
     failure: Failure | None
     seconds: float
+    burst_start: int = 0
 
     @property
     def step(self) -> int:
         """Finished updates."""
         return len(self.loss) if self.failure is None else self.failure.step
+
+    @property
+    def resume_step(self) -> int | None:
+        """The step from which training goes on; None after a failure that is final.
+
+        After one that is not, it is the start of the burst that failed: its state is the last one.
+        """
+        if self.failure is None:
+            return self.step
+        return None if self.failure.final else self.burst_start
 
     @property
     def status(self) -> Status:
@@ -159,8 +185,19 @@ class History:
 
     def evaluation(self, split: Split, step: int | None = None) -> Evaluation | None:
         """The evaluation of `split` at `step`, by default the last one; None if there is none."""
-        found = [e for e in self.evaluations if e.split == split and step in (None, e.step)]
-        return max(found, key=lambda e: (e.step, e.examples), default=None)
+        if step is None:
+            return self._last.get(split)
+        found = [e for e in self.evaluations if e.step == step and e.split == split]
+        return max(found, key=lambda e: e.examples, default=None)
+
+    @cached_property
+    def _last(self) -> dict[Split, Evaluation]:
+        last: dict[Split, Evaluation] = {}
+        for new in self.evaluations:
+            old = last.get(new.split)
+            if old is None or (new.step, new.examples) > (old.step, old.examples):
+                last[new.split] = new
+        return last
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,29 +225,41 @@ class Judgement:
 
 
 def merge(trial: TrialId, target: int, bursts: Iterable[Burst]) -> History:
-    """Join the bursts of one trial, in order; raises ValueError where they do not follow on."""
-    loss: list[float] = []
-    probe_steps: list[int] = []
-    probe_metric: list[float] = []
-    evaluations: list[Evaluation] = []
-    failure: Failure | None = None
-    seconds = 0.0
+    """Join the bursts of one trial, in order; raises ValueError where they do not follow on.
+
+    A failure that is not final stands until a burst follows that starts where the failed one did,
+    or where an earlier one did: what was recorded beyond that step is dropped, and the history
+    goes on from there.
+    """
+    kept: list[Burst] = []
+    seconds, end, failure = 0.0, 0, None
     for burst in bursts:
-        if burst.trial != trial or burst.start != len(loss) or failure is not None:
+        if failure is not None and not failure.final:
+            while kept and kept[-1].start >= burst.start:
+                end, failure = kept.pop().start, None
+        same = burst.trial is trial or burst.trial == trial
+        if not same or burst.start != end or failure is not None:
             raise ValueError(f"the records of {trial} do not follow on at step {burst.start}")
-        loss.extend(burst.loss)
-        probe_steps.extend(burst.probe_steps)
-        probe_metric.extend(burst.probe_metric)
-        evaluations.extend(burst.evaluations)
-        failure = burst.failure
+        kept.append(burst)
         seconds += burst.seconds
+        end += len(burst.loss)
+        failure = burst.failure
+    probe_steps = array("q")
+    evaluations: list[Evaluation] = []
+    for burst in kept:
+        probe_steps.extend(burst.probe_steps)
+        evaluations.extend(burst.evaluations)
     return History(
         trial=trial,
         target=target,
-        loss=np.array(loss, dtype=np.float64),
+        loss=np.concatenate([_NONE, *[b.loss for b in kept]]),
         probe_steps=np.array(probe_steps, dtype=np.int64),
-        probe_metric=np.array(probe_metric, dtype=np.float64),
+        probe_metric=np.concatenate([_NONE, *[b.probe_metric for b in kept]]),
         evaluations=tuple(evaluations),
         failure=failure,
         seconds=seconds,
+        burst_start=kept[-1].start if kept else 0,
     )
+
+
+_NONE = np.empty(0, np.float64)

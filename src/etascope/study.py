@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from etascope.diagnosis.verdict import judge
 from etascope.errors import StudyError, UsageError
-from etascope.journal import decode_burst, read_header, read_records, to_json
+from etascope.journal import (
+    StepsFile,
+    decode_burst,
+    read_header,
+    read_records,
+    to_json,
+    trial_id,
+)
 from etascope.records import (
     Burst,
     Chance,
@@ -228,12 +235,13 @@ def _facts(record: Mapping[str, Any]) -> ProblemFacts:
 def _histories(path: Path) -> tuple[History, ...]:
     targets: dict[TrialId, int] = {}
     bursts: dict[TrialId, list[Burst]] = {}
+    steps = StepsFile(path)
     for record in read_records(path):
         if record["kind"] == "request":
             for lr, seed, target in record["trials"]:
-                trial = TrialId(float(lr), int(seed))
+                trial = trial_id(lr, seed)
                 targets[trial] = max(int(target), targets.get(trial, 0))
         elif record["kind"] == "burst":
-            burst = decode_burst(record)
+            burst = decode_burst(record, steps)
             bursts.setdefault(burst.trial, []).append(burst)
-    return tuple(merge(t, targets[t], bursts.get(t, ())) for t in sorted(targets))
+    return tuple([merge(t, targets[t], bursts.pop(t, ())) for t in sorted(targets)])

@@ -18,7 +18,7 @@ from etascope.environment import size
 from etascope.journal import Journal
 from etascope.plan import Plan
 from etascope.problems.problem import Problem
-from etascope.records import RETRYABLE, Burst, TrialId
+from etascope.records import Burst, TrialId
 from etascope.search.grid import remaining
 from etascope.state import Packed
 from etascope.study import Study, open_study
@@ -82,7 +82,9 @@ class Training:
         self._waiting = remaining(targets, study.trials)
         # The steps of the checkpoints: of every trial that has begun and may go on.
         self._kept = {
-            h.trial: h.step for h in study.trials if h.failure is None and 0 < h.step < plan.steps
+            h.trial: h.resume_step
+            for h in study.trials
+            if h.resume_step and h.resume_step < plan.steps
         }
         self._checkpoints = Checkpoints(journal.directory)
         self._checkpoints.keep_only(self._kept)
@@ -120,8 +122,8 @@ class Training:
         if state is not None:
             self._checkpoints.save(trial, burst.stop, state)
         self._journal.append(burst)
-        retryable = burst.failure is not None and burst.failure.cause in RETRYABLE
-        before = None if retryable else self._kept.pop(trial, None)
+        tried_again = burst.failure is not None and not burst.failure.final
+        before = None if tried_again else self._kept.pop(trial, None)
         if before is not None and before != burst.stop:
             self._checkpoints.drop(trial, before)
         if state is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from etascope.records import History
 from etascope.study import Study
 
 
@@ -36,8 +37,11 @@ class Row(NamedTuple):
 def table(study: Study) -> tuple[Row, ...]:
     """One row a rate, ascending: numbers over its seeds, the verdict and its reason."""
     rows = []
+    groups: dict[float, list[History]] = {}
+    for history in study.trials:
+        groups.setdefault(history.trial.lr, []).append(history)
     for lr, verdict in study.verdicts.items():
-        group = [h for h in study.trials if h.trial.lr == lr]
+        group = groups[lr]
         valid = [e for h in group if (e := h.evaluation("valid"))]
         test = [e for h in group if (e := h.evaluation("test"))]
         rows.append(

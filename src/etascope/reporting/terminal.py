@@ -36,8 +36,10 @@ def summary(study: Study) -> RenderableType:
     for name in ("rate", "seeds", "steps", "loss", metric, "test", "peak"):
         columns.add_column(name, justify="right", no_wrap=True)
     columns.add_column("verdict", no_wrap=True)
-    for row in rows:
-        columns.add_row(*_cells(row))
+    # One row with a line a rate in each cell: the terminal's table takes its time by the row.
+    cells = zip(*[_cells(row) for row in rows], strict=True)
+    if rows:
+        columns.add_row(*[Text("\n").join(Text() + cell for cell in column) for column in cells])
     reasons = Table.grid(padding=(0, 2, 0, 0))
     reasons.add_column(justify="right", no_wrap=True)
     reasons.add_column()

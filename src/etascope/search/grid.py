@@ -17,10 +17,13 @@ def targets_of(targets: Mapping[float, int], seeds: Iterable[int]) -> dict[Trial
 
 
 def remaining(targets: Mapping[TrialId, int], histories: Iterable[History]) -> dict[TrialId, int]:
-    """The part of `targets` that is still to be trained; failed trials are done."""
-    done = {h.trial: h.step if h.failure is None else None for h in histories}
+    """The part of `targets` that is still to be trained.
+
+    A trial whose failure is final is done; one that failed otherwise is tried again.
+    """
+    reached = {h.trial: h.resume_step for h in histories}
     return {
         trial: target
         for trial, target in targets.items()
-        if (step := done.get(trial, 0)) is not None and step < target
+        if (step := reached.get(trial, 0)) is not None and step < target
     }
