@@ -25,7 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from etascope.journal import HEADER, JOURNAL, STEPS, Journal
+from etascope.encoding import STEPS
+from etascope.journal import HEADER, JOURNAL, Journal
 from etascope.plan import logspace
 from etascope.records import Burst, Chance, Evaluation, Failure, ProblemFacts, TrialId
 

@@ -22,6 +22,7 @@ LAYERS = [
     "environment",
     "trial",
     "engines",
+    "encoding",
     "journal",
     "checkpoints",
     "study",

@@ -144,7 +144,7 @@ def show(
     opened = es.open_study(study)
     gc.freeze()  # not when the process ends, either
     if json:
-        from etascope.journal import dumps
+        from etascope.encoding import dumps
 
         typer.echo(dumps(opened.to_dict(), indent=1))
     else:

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etascope.encoding import to_json
 from etascope.engines.choice import recruit, rehearse
 from etascope.environment import describe_environment
 from etascope.errors import EtascopeError, UsageError
-from etascope.journal import HEADER, Journal, to_json
+from etascope.journal import HEADER, Journal
 from etascope.plan import ENGINES, Plan, check_seeds, check_targets, whole
 from etascope.problems.checks import inspect
 from etascope.problems.problem import Problem

@@ -14,15 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etascope.diagnosis.verdict import judge
+from etascope.encoding import StepsFile, decode_burst, to_json, trial_id
 from etascope.errors import StudyError, UsageError
-from etascope.journal import (
-    StepsFile,
-    decode_burst,
-    read_header,
-    read_records,
-    to_json,
-    trial_id,
-)
+from etascope.journal import read_header, read_records
 from etascope.records import (
     Burst,
     Chance,

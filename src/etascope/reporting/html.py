@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from etascope.encoding import dumps
 from etascope.errors import StudyError
-from etascope.journal import dumps, write_atomically
+from etascope.journal import write_atomically
 from etascope.reporting import views, words
 from etascope.reporting.figures import Figure, response_figure, schedule_figure
 from etascope.reporting.lines import curves_figure, pair_figures
