@@ -1,0 +1,83 @@
+"""etascope: `es.sweep` itself.
+
+Its time is a difference: a sweep of `warm_up + steps` steps less one of `warm_up` steps. What both
+do (checks at the door, starting workers, building models, the last evaluation) cancels; what grows
+with training stays, with everything that etascope does around it. The longer sweep has one rung
+more: a checkpoint, a record in the journal and one evaluated batch for every `steps` steps.
+"""
+
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from protocol import Experiment, Prepared, Repeat, UnavailableError, serve
+
+import etascope as es
+
+PROBLEM = f"{Path(__file__).with_name('mnist_problem.py')}:problem"
+
+
+class FirstTick:
+    """Notes when the first step was done."""
+
+    time = math.inf
+
+    def begin(self, study: Any, waiting: Any) -> None:
+        """Do nothing."""
+
+    def tick(self, *step: Any) -> None:
+        """Note the time."""
+        self.time = min(self.time, time.time())
+
+    def burst(self, burst: Any) -> None:
+        """Do nothing."""
+
+    def stopping(self) -> None:
+        """Do nothing."""
+
+
+def prepare(experiment: Experiment) -> Prepared:
+    """Load the problem and run a sweep of a step, for the time of its first step."""
+    import torch
+
+    problem = es.get_problem(PROBLEM)
+
+    def sweep(steps: int, progress: FirstTick | None = None) -> tuple[float, es.Study]:
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            study = es.sweep(
+                problem,
+                experiment.lrs,
+                steps=steps,
+                rungs=[experiment.warm_up],
+                probe_every=steps + 1,
+                rung_examples=experiment.batch,
+                out=Path(folder) / "study",
+                progress=progress,
+                **experiment.options,
+            )
+            return time.perf_counter() - began, study
+
+    def repeat() -> Repeat:
+        short, _ = sweep(experiment.warm_up)
+        long, study = sweep(experiment.warm_up + experiment.steps)
+        losses = [float(history.loss[-1]) for history in study.trials]
+        return Repeat(long - short, experiment.steps * len(experiment.lrs), losses)
+
+    first = FirstTick()
+    try:
+        sweep(1, first)
+    except TypeError as error:
+        raise UnavailableError(f"this etascope lacks the option ({error})") from error
+    facts = {"etascope": es.__version__, "torch": torch.__version__}
+    facts |= {
+        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+    }
+    return Prepared(repeat, facts, first.time)
+
+
+if __name__ == "__main__":
+    serve(prepare)
