@@ -54,7 +54,7 @@ def compared(
         "warm_up": options.warm_up,
         "batch": 50,
     }
-    running = measure(chosen, experiment, options.rounds)
+    running, loads = measure(chosen, experiment, options.rounds)
     rounds = {
         name: [r and r["model_steps"] / r["seconds"] for r in peer.repeats]
         for name, peer in running.items()
@@ -63,7 +63,8 @@ def compared(
     startup = {name: peer.startup for name, peer in running.items() if peer.startup}
     gone = {name: peer.gone for name, peer in running.items() if peer.gone}
     details = {peer.name: described(peer, running[peer.name]) for peer in chosen}
-    written = {"experiment": experiment, "summary": summary, "peers": details}
+    written = {"experiment": experiment, "load_before_each_round": loads}
+    written |= {"summary": summary, "peers": details}
     return written, table(summary, subjects, startup, gone)
 
 

@@ -121,9 +121,13 @@ class Running:
 
 def measure(
     peers: Sequence[Peer], experiment: Mapping[str, Any], rounds: int
-) -> dict[str, Running]:
-    """Start every peer, then let them take turns in another order each round."""
-    running = {}
+) -> tuple[dict[str, Running], list[float]]:
+    """Start every peer, then let them take turns in another order each round.
+
+    Returns:
+        The peers by name, ended, and the machine's load average before each round.
+    """
+    running, loads = {}, []
     for peer in peers:
         _say(f"starting {peer.name}")
         running[peer.name] = Running(peer, experiment)
@@ -131,7 +135,8 @@ def measure(
             _say(f"  not measured: {running[peer.name].gone}")
     try:
         for number in range(rounds):
-            _say(f"round {number + 1} of {rounds}")
+            loads.append(os.getloadavg()[0])
+            _say(f"round {number + 1} of {rounds}, load {loads[-1]:.2f}")
             names = list(running)
             random.Random(number).shuffle(names)
             for name in names:
@@ -140,7 +145,7 @@ def measure(
     finally:
         for peer in running.values():
             peer.end()
-    return running
+    return running, loads
 
 
 def matrix_products(threads: Sequence[int]) -> list[dict[str, Any]]:
@@ -174,8 +179,8 @@ def shell_startup(arguments: Sequence[str], repeats: int) -> list[float] | str:
             )
         told = [line for line in done.stdout.splitlines() if line.startswith("first step ")]
         if not told:
-            words = (done.stderr + done.stdout).strip().splitlines()
-            return " ".join(words)[:300]
+            words = [line.strip("│─╭╮╰╯ ") for line in (done.stdout + done.stderr).splitlines()]
+            return next((line for line in reversed(words) if line), "it said nothing")
         seconds.append(float(told[0].split()[-1]) - began)
     return seconds
 

@@ -19,8 +19,8 @@ import etascope as es
 PROBLEM = f"{Path(__file__).with_name('mnist_problem.py')}:problem"
 
 
-class FirstTick:
-    """Notes when the first step was done."""
+class FirstStep:
+    """Notes when the coordinator first heard of a step."""
 
     time = math.inf
 
@@ -31,8 +31,7 @@ class FirstTick:
         """Note the time."""
         self.time = min(self.time, time.time())
 
-    def burst(self, burst: Any) -> None:
-        """Do nothing."""
+    burst = tick
 
     def stopping(self) -> None:
         """Do nothing."""
@@ -44,7 +43,7 @@ def prepare(experiment: Experiment) -> Prepared:
 
     problem = es.get_problem(PROBLEM)
 
-    def sweep(steps: int, progress: FirstTick | None = None) -> tuple[float, es.Study]:
+    def sweep(steps: int, progress: FirstStep | None = None) -> tuple[float, es.Study]:
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             study = es.sweep(
@@ -66,7 +65,7 @@ def prepare(experiment: Experiment) -> Prepared:
         losses = [float(history.loss[-1]) for history in study.trials]
         return Repeat(long - short, experiment.steps * len(experiment.lrs), losses)
 
-    first = FirstTick()
+    first = FirstStep()
     try:
         sweep(1, first)
     except TypeError as error:

@@ -9,6 +9,9 @@ import signal
 import time
 from typing import Any
 
+from etascope.cli import main
+from etascope.reporting.progress import TerminalProgress
+
 
 def tell(self: Any, *step: Any) -> None:
     """Stand in for the display of a step."""
@@ -19,16 +22,5 @@ def tell(self: Any, *step: Any) -> None:
 
 
 if __name__ == "__main__":
-    from etascope import cli
-
-    train = cli._train
-
-    def patched(*arguments: Any, **options: Any) -> Any:
-        """Change the display only now, so that the command's own imports keep their order."""
-        from etascope.reporting.progress import TerminalProgress
-
-        TerminalProgress.tick = tell
-        return train(*arguments, **options)
-
-    cli._train = patched
-    cli.main()
+    TerminalProgress.tick = tell
+    main()
