@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import lineup
-from ratios import summarize, table
+from ratios import not_the_same_training, summarize, table
 from runner import HERE, Running, matrix_products, measure, shell_startup
 
 from etascope.environment import describe_environment
@@ -61,11 +61,13 @@ def compared(
     }
     summary = summarize(rounds, subjects)
     startup = {name: peer.startup for name, peer in running.items() if peer.startup}
-    gone = {name: peer.gone for name, peer in running.items() if peer.gone}
+    losses = {name: (peer.repeats or [None])[-1] for name, peer in running.items()}
+    remarks = not_the_same_training({name: r["losses"] for name, r in losses.items() if r})
+    remarks |= {n: f"not measured: {peer.gone}" for n, peer in running.items() if peer.gone}
     details = {peer.name: described(peer, running[peer.name]) for peer in chosen}
     written = {"experiment": experiment, "load_before_each_round": loads}
-    written |= {"summary": summary, "peers": details}
-    return written, table(summary, subjects, startup, gone)
+    written |= {"summary": summary, "remarks": remarks, "peers": details}
+    return written, table(summary, subjects, startup, remarks)
 
 
 def described(peer: lineup.Peer, running: Running) -> dict[str, Any]:

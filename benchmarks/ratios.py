@@ -8,6 +8,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+TOLERANCE = 2.0  # how many times the usual last loss is still taken for the same training
+
 Rounds = Mapping[str, Sequence[float | None]]
 """Model-steps a second of each peer, round by round; None where a round failed."""
 
@@ -51,13 +53,33 @@ def summarize(rounds: Rounds, subjects: Sequence[str]) -> dict[str, dict[str, An
     return summary
 
 
+def not_the_same_training(losses: Mapping[str, Sequence[float]]) -> dict[str, str]:
+    """Return what to say of each peer whose losses are not those of the others.
+
+    A peer that trains wrongly can be fast: its time then means nothing. The peers start from other
+    random weights, so their losses only agree roughly.
+
+    Args:
+        losses: the last loss at each rate, by peer.
+    """
+    middles = {peer: statistics.median(of_rates) for peer, of_rates in losses.items() if of_rates}
+    if not middles:
+        return {}
+    usual = statistics.median(middles.values())
+    return {
+        peer: f"its last losses are around {middle:.3g} and not {usual:.3g}: distrust its time"
+        for peer, middle in middles.items()
+        if not usual / TOLERANCE < middle < usual * TOLERANCE
+    }
+
+
 def table(
     summary: Mapping[str, Mapping[str, Any]],
     subjects: Sequence[str],
     startup: Mapping[str, float],
-    unavailable: Mapping[str, str],
+    remarks: Mapping[str, str],
 ) -> str:
-    """Return the table as lines of Markdown, the slowest peer first; then who is missing."""
+    """Return the table as lines of Markdown, the slowest peer first; then remarks on peers."""
 
     def pace(peer: str) -> float:
         return -summary[peer]["milliseconds_a_model_step"]["median"]
@@ -78,8 +100,8 @@ def table(
         for row in rows
     ]
     rule = "| " + " | ".join("-" * width for width in widths) + " |"
-    missing = [f"{peer}: not measured: {reason}" for peer, reason in unavailable.items()]
-    return "\n".join([lines[0], rule, *lines[1:], *([""] if missing else []), *missing])
+    below = [f"{peer}: {remark}" for peer, remark in remarks.items()]
+    return "\n".join([lines[0], rule, *lines[1:], *([""] if below else []), *below])
 
 
 def _plain(value: Spread | None) -> dict[str, float] | None:

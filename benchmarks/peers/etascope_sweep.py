@@ -9,6 +9,7 @@ more: a checkpoint, a record in the journal and one evaluated batch for every `s
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,9 @@ PROBLEM = f"{Path(__file__).with_name('mnist_problem.py')}:problem"
 
 
 class FirstStep:
-    """Notes when the coordinator first heard of a step."""
+    """Notes when the coordinator first heard of a step; to all else it is told, it is deaf."""
 
     time = math.inf
-
-    def begin(self, study: Any, waiting: Any) -> None:
-        """Do nothing."""
 
     def tick(self, *step: Any) -> None:
         """Note the time."""
@@ -33,8 +31,9 @@ class FirstStep:
 
     burst = tick
 
-    def stopping(self) -> None:
-        """Do nothing."""
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """Stand in for every other method of `coordinator.Progress`."""
+        return lambda *told: None
 
 
 def prepare(experiment: Experiment) -> Prepared:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lineup
 import pytest
-from ratios import ratio, spread, summarize, table
+from ratios import not_the_same_training, ratio, spread, summarize, table
 
 ROOT = Path(lineup.__file__).resolve().parent.parent
 
@@ -45,7 +45,9 @@ def test_a_summary_turns_speeds_into_milliseconds_and_is_strict_json():
 
 def test_the_table_begins_with_the_slowest_and_ends_with_who_is_missing():
     rounds = {"ours": [40.0, 42.0], "fast": [60.0, 61.0], "slow": [10.0, 14.0], "gone": []}
-    text = table(summarize(rounds, ["ours"]), ["ours"], {"slow": 3.25}, {"gone": "no compiler"})
+    text = table(
+        summarize(rounds, ["ours"]), ["ours"], {"slow": 3.25}, {"gone": "not measured: no compiler"}
+    )
     lines = text.splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:5]] == ["slow", "ours", "fast"]
     assert "| 3.2 s " in lines[2]
@@ -54,8 +56,20 @@ def test_the_table_begins_with_the_slowest_and_ends_with_who_is_missing():
     assert len({len(line) for line in lines[:5]}) == 1
 
 
+def test_a_peer_whose_losses_are_not_those_of_the_others_is_named():
+    usual = {"a": [3.0, 1.2, 1.4], "b": [2.9, 1.0, 1.1], "c": [3.3, 1.5, 1.6]}
+    assert not_the_same_training(usual) == {}
+    assert not_the_same_training({}) == {}
+    stale = not_the_same_training({**usual, "d": [7.2, 69.7, 619.5]})
+    assert list(stale) == ["d"]
+    assert "69.7" in stale["d"]
+    assert list(not_the_same_training({**usual, "idle": [0.0, 0.0, 0.0]})) == ["idle"]
+
+
 def test_the_table_says_so_where_nothing_can_be_compared():
-    text = table(summarize({"theirs": [10.0]}, ["ours"]), ["ours"], {}, {"ours": "not built"})
+    text = table(
+        summarize({"theirs": [10.0]}, ["ours"]), ["ours"], {}, {"ours": "not measured: not built"}
+    )
     assert text.splitlines()[2].split("|")[-2].strip() == "–"
     assert text.endswith("ours: not measured: not built")
 
