@@ -4,7 +4,7 @@ Each peer trains mnist-cnn at the same learning rates, on the same batches, with
 number of steps; what is compared is steps of one model a second over all rates. Start-up is told
 apart. Prints one table and writes everything, with the environment, to one JSON file.
 
-Run: `make bench`, or `python benchmarks/bench.py [--rounds 5] [--steps 24] [--peers TEXT ...]`.
+Run: `make bench`, or `python benchmarks/bench.py [--rounds 4] [--steps 24] [--peers TEXT ...]`.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SHELL = "sweep mnist-cnn --lrs 1e-5:1e-2:8 --steps 1000 --engine processes --wor
 def parsed() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=24, help="timed steps a rate and round")
     parser.add_argument("--warm-up", type=int, default=4, help="steps before them, not timed")
     parser.add_argument("--rates", type=int, default=8, help="32 of them on an accelerator")
@@ -86,6 +86,7 @@ def described(peer: lineup.Peer, running: Running) -> dict[str, Any]:
 def main() -> None:
     """Measure, write and print."""
     options = parsed()
+    file = options.out / f"{options.name}.json"
     began = time.monotonic()
     environment = {**describe_environment(), "load_before": os.getloadavg()}
     del environment["threads"]  # of a study's trials; every peer tells its own
@@ -99,6 +100,7 @@ def main() -> None:
     else:
         result["cuda"] = None
         print("no accelerator was at hand: the stacked engine was not measured\n")
+    write(file, result)  # what took long is safe, whatever happens to the rest
     result["shell_startup"] = {"command": f"etascope {SHELL}", "seconds": None}
     startup = shell_startup(SHELL.split(), 3)
     result["shell_startup"]["seconds" if isinstance(startup, list) else "not_measured"] = startup
@@ -106,10 +108,14 @@ def main() -> None:
     result["matrix_product"] = matrix_products(sorted({1, cores}))
     print("\n".join(floor_lines(result["matrix_product"])))
     environment |= {"load_after": os.getloadavg(), "minutes": (time.monotonic() - began) / 60}
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / f"{options.name}.json"
-    file.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write(file, result)
     print(f"\n{environment['cpu']}, {cores} cores; all of it is in {os.path.relpath(file)}")
+
+
+def write(file: Path, result: dict[str, Any]) -> None:
+    """Write what there is so far."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 def startup_line(startup: list[float] | str) -> str:

@@ -162,21 +162,19 @@ def shell_startup(arguments: Sequence[str], repeats: int) -> list[float] | str:
     seconds = []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
+            script, out = HERE / "peers" / "shell_startup.py", f"{folder}/study"
             began = time.time()
-            done = subprocess.run(
-                [
-                    sys.executable,
-                    HERE / "peers" / "shell_startup.py",
-                    *arguments,
-                    "--out",
-                    f"{folder}/study",
-                ],
-                env=surroundings(),
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE,
-                check=False,
-            )
+            try:
+                done = subprocess.run(
+                    [sys.executable, script, *arguments, "--out", out],
+                    env=surroundings(),
+                    capture_output=True,
+                    text=True,
+                    timeout=PATIENCE,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                return f"it did not stop within {PATIENCE} seconds"
         told = [line for line in done.stdout.splitlines() if line.startswith("first step ")]
         if not told:
             words = [line.strip("│─╭╮╰╯ ") for line in (done.stdout + done.stderr).splitlines()]

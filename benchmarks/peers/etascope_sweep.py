@@ -1,12 +1,12 @@
 """etascope: `es.sweep` itself.
 
-Its time is a difference: a sweep of `warm_up + steps` steps less one of `warm_up` steps. What both
-do (checks at the door, starting workers, building models, the last evaluation) cancels; what grows
-with training stays, with everything that etascope does around it. The longer sweep has one rung
-more: a checkpoint, a record in the journal and one evaluated batch for every `steps` steps.
+Its time is a difference: a sweep of `warm_up + steps` steps less one of `warm_up` steps, each from
+the first step that the coordinator hears of to the return. What both do (building models, the last
+evaluation) cancels; what grows with training stays, with everything that etascope does around it.
+The longer sweep has one rung more: a checkpoint, a record in the journal and one evaluated batch
+for every `steps` steps.
 """
 
-import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,11 +23,13 @@ PROBLEM = f"{Path(__file__).with_name('mnist_problem.py')}:problem"
 class FirstStep:
     """Notes when the coordinator first heard of a step; to all else it is told, it is deaf."""
 
-    time = math.inf
+    at: float | None = None  # by the clock on the wall
+    began: float  # by the clock that never jumps
 
     def tick(self, *step: Any) -> None:
         """Note the time."""
-        self.time = min(self.time, time.time())
+        if self.at is None:
+            self.at, self.began = time.time(), time.perf_counter()
 
     burst = tick
 
@@ -42,9 +44,9 @@ def prepare(experiment: Experiment) -> Prepared:
 
     problem = es.get_problem(PROBLEM)
 
-    def sweep(steps: int, progress: FirstStep | None = None) -> tuple[float, es.Study]:
+    def sweep(steps: int) -> tuple[FirstStep, float, es.Study]:
+        first = FirstStep()
         with tempfile.TemporaryDirectory() as folder:
-            began = time.perf_counter()
             study = es.sweep(
                 problem,
                 experiment.lrs,
@@ -53,20 +55,19 @@ def prepare(experiment: Experiment) -> Prepared:
                 probe_every=steps + 1,
                 rung_examples=experiment.batch,
                 out=Path(folder) / "study",
-                progress=progress,
+                progress=first,
                 **experiment.options,
             )
-            return time.perf_counter() - began, study
+            return first, time.perf_counter() - first.began, study
 
     def repeat() -> Repeat:
-        short, _ = sweep(experiment.warm_up)
-        long, study = sweep(experiment.warm_up + experiment.steps)
+        _, short, _ = sweep(experiment.warm_up)
+        _, long, study = sweep(experiment.warm_up + experiment.steps)
         losses = [float(history.loss[-1]) for history in study.trials]
         return Repeat(long - short, experiment.steps * len(experiment.lrs), losses)
 
-    first = FirstStep()
     try:
-        sweep(1, first)
+        first, _, _ = sweep(1)
     except TypeError as error:
         raise UnavailableError(f"this etascope lacks the option ({error})") from error
     facts = {"etascope": es.__version__, "torch": torch.__version__}
@@ -74,7 +75,7 @@ def prepare(experiment: Experiment) -> Prepared:
         "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
         "tf32_cudnn": torch.backends.cudnn.allow_tf32,
     }
-    return Prepared(repeat, facts, first.time)
+    return Prepared(repeat, facts, first.at)
 
 
 if __name__ == "__main__":
