@@ -30,7 +30,8 @@ from etascope.state import TrialState
 
 Tick = Callable[[TrialId, int, float, float | None], None]
 Stopping = Callable[[], bool]
-Course = Generator[list[Batch], float, Burst]
+Answer = float | Exception  # the loss of a step, or what computing it raised
+Course = Generator[list[Batch], Answer | None, Burst]
 
 REMEDY_NON_FINITE = "lower the rate, warm it up, or clip the gradient"
 REMEDY_DATA = "clean the training data: remove or replace what is not finite"
@@ -84,10 +85,10 @@ class Trial:
         """
         with undisturbed(self.problem.torch_device):
             course = self.course(target, tick, stopping)
+            answer: Answer | None = None
             try:
-                batches = next(course)
                 while True:
-                    batches = answer(course, self.backpropagate, batches)
+                    answer = self.attempt(course.send(answer))
             except StopIteration as end:
                 burst: Burst = end.value
                 return burst
@@ -99,7 +100,7 @@ class Trial:
 
         Yields:
             The batches of a step. Send their loss once its gradient stands in the `grad` of the
-            parameters; or throw the exception that computing it raised.
+            parameters, or the exception that computing it raised.
 
         Returns:
             The burst. Run it inside `undisturbed`; between two steps that may be left.
@@ -185,14 +186,23 @@ class Trial:
             total += float(loss.detach())
         return total
 
+    def attempt(self, batches: list[Batch]) -> Answer:
+        """The same as a value, also where it raises."""
+        try:
+            return self.backpropagate(batches)
+        except Exception as error:  # noqa: BLE001 - the course tells whose it is
+            return error
+
     def _train(
         self, target: int, notes: _Notes, tick: Tick | None, stopping: Stopping
-    ) -> Generator[list[Batch], float]:
+    ) -> Generator[list[Batch], Answer | None]:
         model = self.model
         while self.step < target and notes.failure is None and not stopping():
             batches, self._place = self._stream.take(self.step, self._place)
             probe = self._probe(model, batches[0], notes)
             loss = yield batches
+            if not isinstance(loss, float):
+                raise loss or RuntimeError("a course was sent no loss")
             notes.loss.append(loss)
             if not math.isfinite(loss):
                 notes.failure = self._bad_data(batches) or self._diverged(
@@ -267,17 +277,6 @@ class Trial:
         return Failure(
             self.step, "non-finite", found[0] if found else None, message, REMEDY_NON_FINITE
         )
-
-
-def answer(
-    course: Course, backpropagate: Callable[[list[Batch]], float], batches: list[Batch]
-) -> list[Batch]:
-    """Give a course what it asked for; the batches of its next step."""
-    try:
-        loss = backpropagate(batches)
-    except Exception as error:  # noqa: BLE001 - the course tells whose it is
-        return course.throw(error)
-    return course.send(loss)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

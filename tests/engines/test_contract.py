@@ -10,12 +10,14 @@ from torch import nn
 from etascope.engines.base import Work
 from etascope.engines.processes import ProcessesEngine
 from etascope.engines.serial import SerialEngine
+from etascope.engines.stacked import StackedEngine
 from etascope.plan import Plan
 from etascope.records import TrialId, merge
 
 ENGINES = {
     "serial": SerialEngine,
     "processes": lambda problem, plan: ProcessesEngine(problem, plan, workers=2),
+    "stacked": StackedEngine,
 }
 
 

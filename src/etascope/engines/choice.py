@@ -11,6 +11,7 @@ import torch
 from etascope.engines.base import Engine
 from etascope.engines.processes import ProcessesEngine
 from etascope.engines.serial import SerialEngine
+from etascope.engines.stacked import StackedEngine
 from etascope.errors import UsageError
 from etascope.plan import ENGINES, Plan
 from etascope.problems.problem import Problem
@@ -61,6 +62,8 @@ def choose_engine(
         engine, why = SerialEngine(problem, plan), ""
     elif name == "processes":
         engine, why = ProcessesEngine(problem, plan, workers), ""
+    elif name == "stacked":
+        engine, why = StackedEngine(problem, plan, workers), ""
     elif name == "auto":
         engine, why = _automatic(problem, plan, workers, seconds)
     else:
@@ -71,6 +74,8 @@ def choose_engine(
 def _automatic(
     problem: Problem, plan: Plan, workers: int | None, seconds: float
 ) -> tuple[Engine, str]:
+    if problem.torch_device.type != "cpu":
+        return StackedEngine(problem, plan, workers), "the default on an accelerator"
     if seconds < WORTH_STARTING:
         return SerialEngine(problem, plan), f"about {seconds:.0f} s of work; workers would not pay"
     try:
