@@ -370,3 +370,12 @@ def test_a_batch_that_is_not_finite_is_blamed_on_the_data():
     history, _ = train(line_problem(train=(x, y)), Plan(steps=4, optimizer=OPTIMIZERS["sgd"]))
     assert history.failure.cause == "data"
     assert history.failure.step == 0
+
+
+def test_bfloat16_steps_use_the_weights_of_their_own_step():
+    """Casts that outlive a step would train on the weights that the burst began with."""
+    plan = Plan(steps=60, optimizer=OPTIMIZERS["sgd"], rungs=(60,), precision="bfloat16")
+    history, _ = train(blobs_problem(), plan, lr=0.1)
+    exact, _ = train(blobs_problem(), Plan(steps=60, optimizer=OPTIMIZERS["sgd"]), lr=0.1)
+    assert history.loss[-20:].mean() == pytest.approx(exact.loss[-20:].mean(), rel=0.2)
+    assert history.evaluation("valid").loss < 0.3

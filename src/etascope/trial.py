@@ -255,7 +255,10 @@ class Trial:
         """Autocast to bfloat16 where the plan says so; weights and optimizer stay float32."""
         if self.plan.precision == "float32":
             return nullcontext()
-        return torch.autocast(self.problem.torch_device.type, torch.bfloat16)
+        # A cast is kept until the outermost autocast ends, which `undisturbed` puts off: by then
+        # the weights have moved on.
+        device = self.problem.torch_device.type
+        return torch.autocast(device, torch.bfloat16, cache_enabled=False)
 
     def _bad_data(self, batches: list[Batch]) -> Failure | None:
         """The failure of a step whose batch is not finite: no rate can be blamed for it."""
