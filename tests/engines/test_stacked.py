@@ -393,8 +393,7 @@ def test_a_weight_that_the_loss_does_not_reach_has_no_gradient_and_does_not_deca
         assert_same_state(ours[1][trial], state)
 
 
-def test_work_is_shared_out_in_the_seconds_of_a_burst():
-    """What a step took is divided among those who took it: the sum is the time that passed."""
+def test_what_a_step_took_is_divided_among_those_who_took_it():
     problem, plan = doubled(), Plan(steps=20, optimizer=adam)
     with StackedEngine(problem, plan) as engine:
         ours, _ = gather(engine, work_of(RATES, 20))
@@ -506,6 +505,33 @@ def test_a_gradient_that_comes_out_differently_in_a_stack_is_noticed():
     problem = blobs_problem(model=model)
     with StackedEngine(problem, Plan(steps=12, optimizer=momentum)) as engine:
         assert "its losses differ there" in engine.about
+
+
+def test_rates_that_freeze_different_weights_are_trained_one_model_at_a_time():
+    def freezing(model, lr):
+        model[0].weight.requires_grad_(lr < 0.1)
+        return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr)
+
+    ours, theirs, about = both(doubled(), Plan(steps=12, optimizer=freezing), work_of(RATES, 12))
+    assert "whose tensors differ in kind" in about
+    assert_near(ours[0], theirs[0], 12)
+
+
+def test_a_model_that_knows_its_rate_is_trained_alone():
+    class Scaled(nn.Linear):
+        scale = 1.0
+
+        def forward(self, x):
+            return super().forward(x) / self.scale
+
+    def scaling(model, lr):
+        model.scale = lr**0.5
+        return torch.optim.SGD(model.parameters(), lr=lr)
+
+    problem = doubled(module=lambda: Scaled(2, 3))
+    ours, theirs, about = both(problem, Plan(steps=12, optimizer=scaling), work_of(RATES, 12))
+    assert "its losses differ there" in about
+    assert_near(ours[0], theirs[0], 12, rtol=0)
 
 
 def test_stacked_can_be_asked_for_by_name_and_takes_a_number():

@@ -32,7 +32,7 @@ class Stack:
         trials: of one seed, at one step, begun.
 
     Raises:
-        ValueError: if a tensor differs in shape between the models.
+        ValueError: if a tensor differs between the models in more than its values.
     """
 
     def __init__(self, trials: Sequence[Trial]) -> None:
@@ -51,8 +51,7 @@ class Stack:
         """
         for common in (*self._parameters.values(), *self._buffers.values()):
             common.gather()
-        for common in self._parameters.values():
-            common.all.grad = None
+            common.hand_out_gradient(None)  # frees the last one before there is another
         # The forward pass may change buffers in place: it is given copies.
         buffers = {name: common.all.clone() for name, common in self._buffers.items()}
         self.trials[0].seed_step()
@@ -68,7 +67,7 @@ class Stack:
         for name, common in self._buffers.items():
             common.all.copy_(buffers[name])
         for common in self._parameters.values():
-            common.hand_out_gradient()
+            common.hand_out_gradient(common.all.grad)
         return totals
 
     def _forward(
@@ -94,8 +93,9 @@ class _Common:
 
     def __init__(self, members: list[Tensor]) -> None:
         first = members[0]
-        if any(member.shape != first.shape for member in members):
-            raise ValueError(f"the models keep tensors of {len(members)} sizes under one name")
+        kinds = {(m.shape, m.dtype, m.requires_grad) for m in members}
+        if len(kinds) > 1:
+            raise ValueError("the rates have models whose tensors differ in kind")
         self.members = members
         self.all = _empty(len(members), first)
         self._slices = self.all.unbind(0)
@@ -110,11 +110,13 @@ class _Common:
                 member.data = part
 
     def check(self, values: Tensor) -> None:
+        """Raise ValueError unless `values` fit in."""
         if values.shape != self.all.shape:
             raise ValueError(f"a step makes a buffer of {list(values.shape[1:])}")
 
-    def hand_out_gradient(self) -> None:
-        grad = self.all.grad
+    def hand_out_gradient(self, grad: Tensor | None) -> None:
+        """Make `grad` [model, ...] that of the common tensor and of its members."""
+        self.all.grad = grad
         parts = [None] * len(self.members) if grad is None else grad.unbind(0)
         for member, part in zip(self.members, parts, strict=True):
             member.grad = part

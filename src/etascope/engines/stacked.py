@@ -19,7 +19,7 @@ import torch
 
 from etascope.engines.base import Done, Work, done, stops_of, train
 from etascope.engines.stack import Stack
-from etascope.engines.stackable import RATE, in_short, obstacle
+from etascope.engines.stackable import RATES, in_short, obstacle
 from etascope.plan import Plan
 from etascope.problems.batches import Batch
 from etascope.problems.problem import Problem
@@ -173,9 +173,9 @@ class _Lockstep:
                 self._stacks.clear()
 
     def _until_one_ends(self) -> None:
+        began = time.perf_counter()
         for member in self._members:
             member.begin(self._tick, self._stop.is_set)
-        began = time.perf_counter()
         while all(member.burst is None for member in self._members):
             self._look_up()
             for member, answer in zip(self._members, self._answers(), strict=True):
@@ -235,7 +235,7 @@ def _room(problem: Problem, plan: Plan) -> int:
     memory.empty_cache()
     memory.reset_peak_memory_stats(device)
     before, ticks = memory.memory_allocated(device), list[int]()
-    Trial(problem, plan, TrialId(RATE, 0)).advance(
+    Trial(problem, plan, TrialId(RATES[0], 0)).advance(
         plan.steps + 1,  # never reached, so nothing is evaluated
         tick=lambda _, step, *__: ticks.append(step),
         stopping=lambda: len(ticks) >= min(2, plan.steps),
