@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 import etascope as es
+from etascope.engines.base import Engine, Work
+from etascope.records import Burst, TrialId, merge
+from etascope.state import Packed
+
+Bursts = dict[TrialId, list[Burst]]
+States = dict[TrialId, Packed | None]
 
 
 def line_problem(**changes: object) -> es.Problem:
@@ -66,3 +74,30 @@ def children(pid: int) -> set[int]:
     """The processes that a process has started and that are still there."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return {int(child) for task in tasks for child in task.read_text().split()}
+
+
+def work_of(rates: Iterable[float], target: int, seeds: Iterable[int] = (0,)) -> list[Work]:
+    """Work that begins trials, all rates of a seed together."""
+    return [Work(TrialId(lr, seed), target) for seed in seeds for lr in rates]
+
+
+def gather(engine: Engine, work: Iterable[Work], **options: Any) -> tuple[Bursts, States]:
+    """The bursts of each trial, and its last state."""
+    bursts: Bursts = {}
+    states: States = {}
+    for burst, state in engine.run(work, **options):
+        bursts.setdefault(burst.trial, []).append(burst)
+        states[burst.trial] = state
+    return bursts, states
+
+
+def told(bursts: list[Burst], target: int) -> tuple[object, ...]:
+    """All that a trial's records say, times aside."""
+    history = merge(bursts[0].trial, target, bursts)
+    return (
+        history.loss.tolist(),
+        history.probe_metric.tolist(),
+        history.evaluations,
+        history.failure,
+        [(b.start, b.stop) for b in bursts],
+    )

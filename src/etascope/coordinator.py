@@ -63,9 +63,11 @@ def sweep(
         seeds: how many seeds (0, 1, ...), or which.
         optimizer, schedule, clip, accumulate, weight_decay, rungs, probe_every, rung_examples,
             precision: see `Plan`.
-        engine: what trains: `serial`, `processes` (one worker a core), or `auto`, which picks and
-            says why. The records are the same whatever trains.
-        workers: how many trials at a time; by default as many as the machine has cores.
+        engine: what trains: `serial`, `processes` (one worker a core), `stacked` (all rates of a
+            seed as one program, for accelerators), or `auto`, which picks and says why. The
+            records are the same whatever trains, but for the rounding of `stacked`.
+        workers: how many trials at a time; by default as many as the machine has cores, or as
+            many as the accelerator has memory for.
         out: the study directory; by default `studies/<problem>-<optimizer>-<steps>`.
         progress: is told how it goes.
 
@@ -124,7 +126,7 @@ def sweep(
         with Journal(directory) as journal:
             _open(journal, problem, plan, facts)
             training = Training(journal, problem, plan, targets, progress or Silent())
-            training.run(engine, crew, cost)
+            training.run(engine, workers, crew, cost)
     return open_study(directory)
 
 

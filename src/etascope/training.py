@@ -89,14 +89,19 @@ class Training:
         self._checkpoints = Checkpoints(journal.directory)
         self._checkpoints.keep_only(self._kept)
 
-    def run(self, engine: str, crew: Crew, cost: Rehearsal) -> None:
+    def run(self, engine: str, workers: int | None, crew: Crew, cost: Rehearsal) -> None:
         """Train until every trial is where it was asked to be; KeyboardInterrupt after Ctrl-C."""
         if not self._waiting:
             self._progress.begin(self._study, {})
             return
         steps = sum(t - self._kept.get(trial, 0) for trial, t in self._waiting.items())
         chosen, line = choose_engine(
-            engine, self._problem, self._plan, crew, steps * cost.step_seconds
+            engine,
+            self._problem,
+            self._plan,
+            workers=workers,
+            crew=crew,
+            seconds=steps * cost.step_seconds,
         )
         self._progress.note(line)
         self._progress.note(self._disk(cost.state_bytes, chosen.at_once))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,69 +20,22 @@ import torch
 from torch import nn
 
 from etascope.diagnosis.signals import all_finite, first_non_finite
-from etascope.errors import UsageError
 from etascope.plan import Plan
 from etascope.problems.batches import Batch, examples_in, tensors_of
 from etascope.problems.problem import Problem, evaluating
+from etascope.problems.stream import BatchStream
 from etascope.randomness import seed_everything, undisturbed
 from etascope.records import Burst, Evaluation, Failure, TrialId
 from etascope.state import TrialState
 
 Tick = Callable[[TrialId, int, float, float | None], None]
 Stopping = Callable[[], bool]
+Answer = float | Exception  # the loss of a step, or what computing it raised
+Course = Generator[list[Batch], Answer | None, Burst]
 
 REMEDY_NON_FINITE = "lower the rate, warm it up, or clip the gradient"
 REMEDY_DATA = "clean the training data: remove or replace what is not finite"
 REMEDY_EXCEPTION = "mend the code that raised; a rerun with the same command skips what is done"
-
-
-class BatchStream:
-    """The training batches of a seed, one after another, from any position on."""
-
-    def __init__(self, problem: Problem, seed: int) -> None:
-        self._problem, self._seed = problem, seed
-        self.drawn = 0
-        self.epoch = 0
-        self.position = 0
-        self._batches: Iterator[Batch] | None = None
-
-    def seek(self, drawn: int, epoch: int, position: int) -> None:
-        """Go to batch `position` of `epoch`, which is the batch number `drawn` of the trial."""
-        self.drawn, self.epoch, self.position = drawn, epoch, position
-        self._batches = None
-
-    def draw(self) -> Batch:
-        """The next batch; raises UsageError if an epoch holds none."""
-        if self._batches is None:
-            self._batches = self._open()
-        self._seed_batch(self.drawn)
-        batch = next(self._batches, None)
-        if batch is None:
-            if self.position == 0:
-                raise UsageError(f"train gave no batch in epoch {self.epoch}")
-            self.seek(self.drawn, self.epoch + 1, 0)
-            return self.draw()
-        self.drawn += 1
-        self.position += 1
-        return batch
-
-    def _open(self) -> Iterator[Batch]:
-        """The batches of the epoch from the position on.
-
-        Where they come from a function they are drawn again up to there, each under its own
-        seed, so that a function which draws from global generators repeats itself.
-        """
-        self._seed_batch(self.drawn - self.position)
-        if self._problem.sources["train"].batches_per_epoch is not None:
-            return self._problem.batches(self._seed, self.epoch, self.position)
-        batches = self._problem.batches(self._seed, self.epoch)
-        for number in range(self.drawn - self.position, self.drawn):
-            self._seed_batch(number)
-            next(batches, None)
-        return batches
-
-    def _seed_batch(self, number: int) -> None:
-        seed_everything(self._problem.torch_device, self._seed, "batch", number)
 
 
 @dataclass
@@ -104,15 +57,22 @@ class Trial:
         plan: how.
         trial: learning rate and seed.
         state: where to go on; None to start.
+        stream: its batches; shared by trials that go in lock step, by default its own.
     """
 
     def __init__(
-        self, problem: Problem, plan: Plan, trial: TrialId, state: TrialState | None = None
+        self,
+        problem: Problem,
+        plan: Plan,
+        trial: TrialId,
+        state: TrialState | None = None,
+        stream: BatchStream | None = None,
     ) -> None:
         self.problem, self.plan, self.id = problem, plan, trial
         self.step = state.step if state else 0
         self._state = state
-        self._batches = BatchStream(problem, trial.seed)
+        self._stream = stream or BatchStream(problem, trial.seed, plan.accumulate)
+        self._place = (state.epoch, state.position) if state else (0, 0)
         self._model: nn.Module | None = None
 
     def advance(
@@ -123,17 +83,38 @@ class Trial:
         A failure ends the burst and is part of it. When `stopping` becomes true the burst ends
         after the step in progress, without an evaluation.
         """
-        notes, start, began = _Notes(), self.step, time.perf_counter()
         with undisturbed(self.problem.torch_device):
+            course = self.course(target, tick, stopping)
+            answer: Answer | None = None
             try:
-                if self._model is None:
-                    self._build()
-                self._train(target, notes, tick, stopping or (lambda: False))
-                if self.step == target and notes.failure is None:
-                    self._evaluate(notes)
-            except Exception as error:  # noqa: BLE001 - user code ends its own trial only
-                text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-                notes.failure = Failure(self.step, "exception", None, text, REMEDY_EXCEPTION)
+                while True:
+                    answer = self.attempt(course.send(answer))
+            except StopIteration as end:
+                burst: Burst = end.value
+                return burst
+
+    def course(
+        self, target: int, tick: Tick | None = None, stopping: Stopping | None = None
+    ) -> Course:
+        """What `advance` does, but for the gradients, which whoever drives it supplies.
+
+        Yields:
+            The batches of a step. Send their loss once its gradient stands in the `grad` of the
+            parameters, or the exception that computing it raised.
+
+        Returns:
+            The burst. Run it inside `undisturbed`; between two steps that may be left.
+        """
+        notes, start, began = _Notes(), self.step, time.perf_counter()
+        try:
+            if self._model is None:
+                self._build()
+            yield from self._train(target, notes, tick, stopping or (lambda: False))
+            if self.step == target and notes.failure is None:
+                self._evaluate(notes)
+        except Exception as error:  # noqa: BLE001 - user code ends its own trial only
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            notes.failure = Failure(self.step, "exception", None, text, REMEDY_EXCEPTION)
         return Burst(
             trial=self.id,
             start=start,
@@ -146,16 +127,22 @@ class Trial:
             seconds=time.perf_counter() - began,
         )
 
+    @property
+    def model(self) -> nn.Module:
+        """What is trained; raises ValueError before the trial has begun."""
+        if self._model is None:
+            raise ValueError("a trial that has not begun has no model and no state")
+        return self._model
+
     def state(self) -> TrialState:
         """All that is needed to go on from here; its tensors are the trial's own, not copies."""
-        if self._model is None:
-            raise ValueError("a trial that has not begun has no state")
+        model = self.model
         return TrialState(
             step=self.step,
-            epoch=self._batches.epoch,
-            position=self._batches.position,
-            model=dict(_tensors(self._model)),
-            extra={name: module.get_extra_state() for name, module in _with_extra(self._model)},
+            epoch=self._place[0],
+            position=self._place[1],
+            model=dict(_tensors(model)),
+            extra={name: module.get_extra_state() for name, module in with_extra_state(model)},
             optimizer=self._optimizer.state_dict(),
             schedule=None if self._schedule is None else self._schedule.state_dict(),
         )
@@ -179,22 +166,43 @@ class Trial:
                     tensor.copy_(saved)
                 else:
                     tensor.data = saved.to(tensor)
-        for name, module in _with_extra(model):
+        for name, module in with_extra_state(model):
             module.set_extra_state(state.extra[name])
         self._optimizer.load_state_dict(_cloned(dict(state.optimizer)))
         if self._schedule is not None and state.schedule is not None:
             self._schedule.load_state_dict(_cloned(dict(state.schedule)))
-        self._batches.seek(self.step * self.plan.accumulate, state.epoch, state.position)
 
     # Training ---------------------------------------------------------------------------------
 
-    def _train(self, target: int, notes: _Notes, tick: Tick | None, stopping: Stopping) -> None:
-        model = self._model
-        assert model is not None
+    def backpropagate(self, batches: list[Batch]) -> float:
+        """The loss of a step; its gradient is in the `grad` of the parameters then."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self.seed_step()
+        total = 0.0
+        for batch in batches:
+            with self.precision():
+                loss = self.problem.loss(self.model, batch) / len(batches)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total
+
+    def attempt(self, batches: list[Batch]) -> Answer:
+        """The same as a value, also where it raises."""
+        try:
+            return self.backpropagate(batches)
+        except Exception as error:  # noqa: BLE001 - the course tells whose it is
+            return error
+
+    def _train(
+        self, target: int, notes: _Notes, tick: Tick | None, stopping: Stopping
+    ) -> Generator[list[Batch], Answer | None]:
+        model = self.model
         while self.step < target and notes.failure is None and not stopping():
-            batches = [self._batches.draw() for _ in range(self.plan.accumulate)]
+            batches, self._place = self._stream.take(self.step, self._place)
             probe = self._probe(model, batches[0], notes)
-            loss = self._forward_backward(model, batches)
+            loss = yield batches
+            if not isinstance(loss, float):
+                raise loss or RuntimeError("a course was sent no loss")
             notes.loss.append(loss)
             if not math.isfinite(loss):
                 notes.failure = self._bad_data(batches) or self._diverged(
@@ -210,41 +218,30 @@ class Trial:
             if tick is not None:
                 tick(self.id, self.step, loss, probe)
 
-    def _forward_backward(self, model: nn.Module, batches: list[Batch]) -> float:
-        self._optimizer.zero_grad(set_to_none=True)
-        self._seed_step()
-        total = 0.0
-        for batch in batches:
-            with self._precision():
-                loss = self.problem.loss(model, batch) / len(batches)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        return total
-
     def _probe(self, model: nn.Module, batch: Batch, notes: _Notes) -> float | None:
         """The metric of a training batch, dropout off, before its update."""
         if self.problem.metric is None or self.step % self.plan.probe_every:
             return None
-        self._seed_step("probe")
-        with evaluating(model), self._precision():
+        self.seed_step("probe")
+        with evaluating(model), self.precision():
             values = self.problem.measure(model, batch, examples_in(batch))
         notes.probe_steps.append(self.step)
         notes.probe_metric.append(float(values.mean()))
         return notes.probe_metric[-1]
 
-    def _seed_step(self, name: str = "step") -> None:
+    def seed_step(self, name: str = "step") -> None:
+        """Draw from the stream of this step from here on."""
         seed_everything(self.problem.torch_device, self.id.seed, name, self.step)
 
     def _evaluate(self, notes: _Notes) -> None:
-        model = self._model
-        assert model is not None
+        model = self.model
         if not all_finite(model):
             batch = next(self.problem.held_out("valid"))
             notes.failure = self._diverged(model, [batch], "a weight became non-finite")
             return
         last = self.step == self.plan.steps
         limit = None if last else self.plan.rung_examples
-        with self._precision():
+        with self.precision():
             valid = self.problem.evaluate(model, "valid", self.step, limit)
             notes.evaluations.append(valid)
             if last and "test" in self.problem.sources:
@@ -254,7 +251,7 @@ class Trial:
             what = f"the held-out loss became {valid.loss}"
             notes.failure = self._diverged(model, [batch], what)
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def precision(self) -> AbstractContextManager[Any]:
         """Autocast to bfloat16 where the plan says so; weights and optimizer stay float32."""
         if self.plan.precision == "float32":
             return nullcontext()
@@ -273,7 +270,7 @@ class Trial:
 
     def _diverged(self, model: nn.Module, batches: list[Batch], what: str) -> Failure:
         def forward() -> None:
-            self._seed_step()
+            self.seed_step()
             for batch in batches:
                 self.problem.loss(model, batch)
 
@@ -291,7 +288,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_buffers()
 
 
-def _with_extra(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def with_extra_state(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules that keep a state beside parameters and buffers."""
     for name, module in model.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:

@@ -38,8 +38,8 @@ class Listener:
 def test_little_work_stays_in_this_process_and_much_work_gets_workers():
     problem, plan = line_problem(), Plan(steps=5)
     with Crew(2) as crew:
-        little, why = choose_engine("auto", problem, plan, crew, seconds=0.2)
-        much, also = choose_engine("auto", problem, plan, crew, seconds=1000.0)
+        little, why = choose_engine("auto", problem, plan, workers=None, crew=crew, seconds=0.2)
+        much, also = choose_engine("auto", problem, plan, workers=None, crew=crew, seconds=1000.0)
         with little, much:
             assert isinstance(little, SerialEngine)
             assert isinstance(much, ProcessesEngine)

@@ -77,12 +77,21 @@ def train(
     """One piece of work in this process: what a worker does, wherever it stands."""
     state = None if work.state is None else unpack(work.state)
     trial = Trial(problem, plan, work.trial, state)
-    stops = [rung for rung in plan.rungs if trial.step < rung < work.target] + [work.target]
-    for stop in stops:
+    for stop in stops_of(plan, trial.step, work.target):
         if stopping is not None and stopping():
             return
         burst = trial.advance(stop, tick, stopping)
-        ended = burst.failure is not None or burst.stop >= plan.steps
-        yield Done(burst, None if ended else pack(trial.state()))
+        yield done(trial, burst)
         if burst.failure is not None:
             return
+
+
+def stops_of(plan: Plan, step: int, target: int) -> list[int]:
+    """Where a trial that goes on from `step` ends its bursts: the rungs between, and its target."""
+    return [*(rung for rung in plan.rungs if step < rung < target), target]
+
+
+def done(trial: Trial, burst: Burst) -> Done:
+    """A burst that a trial has just ended, with what it goes on from."""
+    ended = burst.failure is not None or burst.stop >= trial.plan.steps
+    return Done(burst, None if ended else pack(trial.state()))

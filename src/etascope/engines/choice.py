@@ -13,6 +13,7 @@ from etascope.engines.base import Engine
 from etascope.engines.crew import Crew
 from etascope.engines.processes import ProcessesEngine
 from etascope.engines.serial import SerialEngine
+from etascope.engines.stacked import StackedEngine
 from etascope.environment import usable_cores
 from etascope.errors import UsageError
 from etascope.plan import ENGINES, Plan
@@ -61,21 +62,22 @@ def recruit(name: str, problem: Problem, workers: int | None, trials: int, secon
     Raises:
         UsageError: for a number of workers with an engine that has none.
     """
-    if workers is not None and name in ("serial", "stacked"):
-        raise UsageError(f"engine {name} has no workers; leave workers out, or use processes")
+    if workers is not None and name == "serial":
+        raise UsageError("engine serial has no workers; leave workers out, or use processes")
     on_cpu = problem.torch_device.type == "cpu"
     needed = name == "processes" or (name == "auto" and on_cpu and seconds >= WORTH_STARTING)
     return Crew(min(workers or usable_cores(), trials), early=needed)
 
 
 def choose_engine(
-    name: str, problem: Problem, plan: Plan, crew: Crew, seconds: float
+    name: str, problem: Problem, plan: Plan, *, workers: int | None, crew: Crew, seconds: float
 ) -> tuple[Engine, str]:
     """The engine, and one line that says what it is and why.
 
     Args:
         name: one of `ENGINES`.
         problem, plan: what it is to train.
+        workers: how many trials at a time; None for what the engine finds best.
         crew: the worker processes that it may have.
         seconds: about how long the work takes on one core.
 
@@ -87,14 +89,20 @@ def choose_engine(
         engine, why = SerialEngine(problem, plan), ""
     elif name == "processes":
         engine, why = ProcessesEngine(problem, plan, crew), ""
+    elif name == "stacked":
+        engine, why = StackedEngine(problem, plan, workers), ""
     elif name == "auto":
-        engine, why = _automatic(problem, plan, crew, seconds)
+        engine, why = _automatic(problem, plan, workers, crew, seconds)
     else:
         raise UsageError(f"no engine is called {name!r}; choose from {', '.join(ENGINES)}")
     return engine, f"engine {engine.about}{why and f' ({why})'}"
 
 
-def _automatic(problem: Problem, plan: Plan, crew: Crew, seconds: float) -> tuple[Engine, str]:
+def _automatic(
+    problem: Problem, plan: Plan, workers: int | None, crew: Crew, seconds: float
+) -> tuple[Engine, str]:
+    if problem.torch_device.type != "cpu":
+        return StackedEngine(problem, plan, workers), "the default on an accelerator"
     if seconds < WORTH_STARTING:
         return SerialEngine(problem, plan), f"about {seconds:.0f} s of work; workers would not pay"
     try:
