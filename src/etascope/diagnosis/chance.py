@@ -122,10 +122,10 @@ def _tested(history: History, evaluation: Evaluation, chance: Chance) -> Tested:
 
 def _gaps(evaluation: Evaluation, chance: Chance) -> list[float]:
     """Loss minus chance, batch by batch where chance is known so."""
-    ours = np.asarray(evaluation.batch_losses, dtype=np.float64)
-    theirs = np.asarray(chance.batch_losses[: len(ours)], dtype=np.float64)
-    gaps: list[float] = (ours - (theirs if len(theirs) == len(ours) else chance.loss)).tolist()
-    return gaps
+    ours, theirs = evaluation.batch_losses, chance.batch_losses
+    if len(theirs) < len(ours):
+        return [loss - chance.loss for loss in ours]
+    return [loss - known for loss, known in zip(ours, theirs, strict=False)]
 
 
 def _evidence(test: Tested, chance: Chance) -> dict[str, Number]:

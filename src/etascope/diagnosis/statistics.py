@@ -63,14 +63,18 @@ def below(values: Sequence[float], reference: Sequence[float] | float) -> float:
     """
     from scipy.special import stdtr
 
-    difference = np.asarray(values, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
-    if len(difference) < 2 or not np.isfinite(difference).all():
+    if isinstance(reference, Sequence):
+        differences = [a - b for a, b in zip(values, reference, strict=True)]
+    else:
+        differences = [value - reference for value in values]
+    count = len(differences)
+    if count < 2 or not all(map(math.isfinite, differences)):
         return 1.0
-    spread = float(np.std(difference, ddof=1)) / math.sqrt(len(difference))
-    mean = float(np.mean(difference))
-    if spread == 0.0:
+    mean = math.fsum(differences) / count
+    variance = math.fsum((d - mean) ** 2 for d in differences) / (count - 1)
+    if variance == 0.0:
         return 0.0 if mean < 0 else 1.0
-    return float(stdtr(len(difference) - 1, mean / spread))
+    return float(stdtr(count - 1, mean / math.sqrt(variance / count)))
 
 
 def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
