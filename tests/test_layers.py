@@ -10,12 +10,14 @@ import etascope
 SOURCE = Path(etascope.__file__).parent
 LAYERS = [
     "errors",
+    "arguments",
     "records",
     "randomness",
     "data",
     "problems",
     "optim",
     "plan",
+    "factories",
     "diagnosis",
     "trial",
     "engines",

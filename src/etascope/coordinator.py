@@ -11,17 +11,18 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from etascope.arguments import check_out
 from etascope.checkpoints import Checkpoints
 from etascope.engines.base import Work
 from etascope.engines.serial import SerialEngine
 from etascope.environment import describe_environment
-from etascope.errors import EtascopeError, UsageError
+from etascope.errors import UsageError
+from etascope.factories import check_factories
 from etascope.journal import HEADER, Journal, to_json
 from etascope.plan import Plan, check_seeds, check_targets
 from etascope.problems.checks import inspect
 from etascope.problems.problem import Problem
 from etascope.problems.registry import get_problem
-from etascope.randomness import undisturbed
 from etascope.records import Burst, ProblemFacts, TrialId
 from etascope.search.grid import remaining, targets_of
 from etascope.study import Study, open_study
@@ -121,11 +122,9 @@ def sweep(
         rung_examples=rung_examples,
     )
     targets = targets_of(check_targets(lrs, plan.steps), check_seeds(seeds))
-    directory = Path(out) if out is not None else _default_out(problem, plan)
-    if directory.exists() and not directory.is_dir():
-        raise UsageError(f"{directory} is a file; --out names a directory")
+    directory = check_out(_default_out(problem, plan) if out is None else out)
     facts = inspect(problem, plan.rung_examples)
-    _check_optimizer(problem, plan, max(t.lr for t in targets))
+    check_factories(problem, plan, max(t.lr for t in targets))
     with Journal(directory) as journal:
         _open(journal, problem, plan, facts)
         _train(journal, problem, plan, targets, progress)
@@ -151,30 +150,6 @@ def _default_out(problem: Problem, plan: Plan) -> Path:
     optimizer = plan.describe()["optimizer"].rpartition(":")[2]
     name = f"{problem.name}-{optimizer}-{plan.steps}"
     return Path("studies") / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-
-
-def _check_optimizer(problem: Problem, plan: Plan, lr: float) -> None:
-    """Build optimizer and schedule once, so that a mistake in them shows before training."""
-    from torch.optim import Optimizer
-
-    with undisturbed(problem.torch_device):
-        model = problem.make_model(0)
-        part = "optimizer"
-        try:
-            made = plan.make_optimizer(model, lr)
-            if not isinstance(made, Optimizer):
-                raise UsageError(
-                    f"the optimizer factory returned a {type(made).__name__}; "
-                    "it must return a torch.optim.Optimizer"
-                )
-            made.step()  # without gradients nothing moves, but a needed closure shows
-            part = "schedule"
-            plan.make_schedule(made)
-        except EtascopeError:
-            raise
-        except Exception as error:
-            text = " ".join(str(error).split())[:300]
-            raise UsageError(f"the {part} raised {type(error).__name__}: {text}") from error
 
 
 def _open(journal: Journal, problem: Problem, plan: Plan, facts: ProblemFacts) -> None:
