@@ -55,7 +55,20 @@ def test_any_text_gives_rates_or_a_usage_error(text):
 
 
 @pytest.mark.parametrize(
-    "lr", [0, -1e-3, math.nan, math.inf, "a", None, True, 10**400, 1j, [0.1], torch.zeros(1) + 1]
+    "lr",
+    [
+        0,
+        -1e-3,
+        math.nan,
+        math.inf,
+        "a",
+        None,
+        True,
+        pytest.param(10**400, id="huge"),
+        1j,
+        [0.1],
+        torch.zeros(1) + 1,
+    ],
 )
 def test_a_rate_must_be_positive_and_finite(lr):
     with pytest.raises(es.UsageError, match="learning rate"):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import sys
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +14,16 @@ import typer
 
 import etascope as es
 from etascope.errors import EtascopeError, UsageError
-from etascope.plan import SCHEDULES, logspace, parse_lrs
+from etascope.plan import (
+    LADDER,
+    SCHEDULES,
+    STEPS,
+    Plan,
+    demo_targets,
+    logspace,
+    parse_lrs,
+    tenths,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -33,8 +45,6 @@ KeepProb = Annotated[
 ]
 Seeds = Annotated[int, typer.Option(help="How many seeds each rate is trained with.")]
 
-HIGH, LOW, LADDER = 0.5, 0.001, (1e-5, 1e-4, 1e-2, 1e-1, 1.0)
-
 
 @app.callback(invoke_without_command=True)
 def _main(
@@ -47,7 +57,7 @@ def _main(
 
 @app.command()
 def demo(
-    steps: Annotated[int, typer.Option(help="The horizon, in optimizer steps.")] = 1000,
+    steps: Annotated[int, typer.Option(help="The horizon, in optimizer steps.")] = STEPS,
     seeds: Seeds = 1,
     lrs: Annotated[
         list[str] | None,
@@ -58,13 +68,10 @@ def demo(
     out: Out = Path("studies/demo"),
 ) -> None:
     """Run the built-in experiment end to end: MNIST, Adam, the rates 0.5 and 0.001, the report."""
-    pause = max(1, steps // 5)
-    ladder = parse_lrs(lrs) if lrs else LADDER
-    targets = {LOW: steps, HIGH: steps, **{lr: pause for lr in ladder if lr not in (LOW, HIGH)}}
+    targets = demo_targets(steps, parse_lrs(lrs) if lrs else LADDER)
     problem = es.get_problem("mnist-cnn", data=data, keep_prob=keep_prob)
-    study = _train(
-        problem, targets, steps=steps, seeds=seeds, rungs=(*_tenths(steps), pause), out=out
-    )
+    rungs = {*tenths(steps), *targets.values()}
+    study = _train(problem, targets, steps=steps, seeds=seeds, rungs=rungs, out=out)
     page = es.report(study, study.path / "report.html")
     _show(study)
     typer.echo(f"\nThe report is {page}")
@@ -80,13 +87,19 @@ def sweep(
     steps: Annotated[int | None, typer.Option(help="The horizon, in optimizer steps.")] = None,
     epochs: Annotated[int | None, typer.Option(help="The horizon, in passes over train.")] = None,
     seeds: Seeds = 1,
-    optimizer: Annotated[str, typer.Option(help="The optimizer's name.")] = "adam",
-    schedule: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULES)}.")] = "constant",
+    optimizer: Annotated[str, typer.Option(help="The optimizer's name.")] = str(Plan.optimizer),
+    schedule: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULES)}.")] = str(
+        Plan.schedule
+    ),
     clip: Annotated[float | None, typer.Option(help="The largest gradient norm.")] = None,
-    accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
+    accumulate: Annotated[int, typer.Option(help="Batches a step.")] = Plan.accumulate,
     weight_decay: Annotated[float | None, typer.Option(help="The optimizer's own if none.")] = None,
-    probe_every: Annotated[int, typer.Option(help="Steps between training-batch metrics.")] = 10,
-    rung_examples: Annotated[int, typer.Option(help="Held-out examples used at rungs.")] = 1000,
+    probe_every: Annotated[
+        int, typer.Option(help="Steps between training-batch metrics.")
+    ] = Plan.probe_every,
+    rung_examples: Annotated[
+        int, typer.Option(help="Held-out examples used at rungs.")
+    ] = Plan.rung_examples,
     data: Data = None,
     keep_prob: KeepProb = None,
     out: Out = None,
@@ -96,7 +109,7 @@ def sweep(
     study = _train(
         es.get_problem(problem, data=data, keep_prob=keep_prob),
         rates,
-        steps=1000 if steps is None and epochs is None else steps,
+        steps=STEPS if steps is None and epochs is None else steps,
         epochs=epochs,
         seeds=seeds,
         optimizer=optimizer,
@@ -122,9 +135,8 @@ def show(
     """Print the table of a study, or all of it as JSON."""
     opened = es.open_study(study)
     if json:
-        from etascope.journal import dumps
-
-        typer.echo(dumps(opened.to_dict(), indent=1))
+        # Escapes for all that is not ASCII: a terminal of another encoding spoils no name.
+        typer.echo(dumps(opened.to_dict(), indent=1, allow_nan=False))
     else:
         _show(opened)
 
@@ -168,10 +180,6 @@ def problems() -> None:
         typer.echo(f"  {name:14} {spec.summary}")
 
 
-def _tenths(steps: int) -> tuple[int, ...]:
-    return tuple(rung for k in range(1, 11) if (rung := steps * k // 10))
-
-
 def _train(problem: es.Problem, lrs: Any, **options: Any) -> es.Study:
     from etascope.reporting.progress import TerminalProgress
 
@@ -207,18 +215,46 @@ def _keep_memory() -> None:
 
 
 def main() -> None:
-    """Run the command line; exit status 0 done, 1 the study failed, 2 wrong use, 130 Ctrl-C."""
+    """Run the command line and exit.
+
+    Exit status 0 done, 1 the study failed or nobody takes the output, 2 wrong use, 130 Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        status = _run()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # A stream has no name. What it still holds is thrown away, or Python would try again.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+        if not isinstance(error, BrokenPipeError):
+            _tell(f"the output cannot be written ({error.strerror or error})")
+    sys.exit(status)
+
+
+def _run() -> int:
     try:
         app()
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
     except UsageError as error:
-        _fail(str(error), 2)
+        _tell(str(error))
+        return 2
     except EtascopeError as error:
-        _fail(str(error), 1)
+        _tell(str(error))
+        return 1
+    return 0
 
 
-def _fail(message: str, status: int) -> None:
-    print(f"etascope: {message}", file=sys.stderr)
-    sys.exit(status)
+def _tell(message: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"etascope: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

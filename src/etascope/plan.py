@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
 
 SCHEDULES = ("constant", "cosine", "step", "linear-warmup", "one-cycle")
+STEPS = 1000  # the horizon where the command line is given none
+# The built-in experiment trains two rates to the horizon, and pauses a ladder of others.
+HIGH, LOW, LADDER = 0.5, 0.001, (1e-5, 1e-4, 1e-2, 1e-1, 1.0)
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,16 @@ def tenths(steps: int) -> tuple[int, ...]:
     (1, 2, 3, 4, 5)
     """
     return tuple(sorted({steps * k // 10 for k in range(1, 11)} - {0}))
+
+
+def demo_targets(steps: int, ladder: Iterable[float] = LADDER) -> dict[float, int]:
+    """The rates of the built-in experiment and the step of each: the ladder stops at a fifth.
+
+    >>> demo_targets(1000, [0.1])
+    {0.001: 1000, 0.5: 1000, 0.1: 200}
+    """
+    pause = max(1, steps // 5)
+    return {LOW: steps, HIGH: steps, **{lr: pause for lr in ladder if lr not in (LOW, HIGH)}}
 
 
 def logspace(low: float, high: float, count: int) -> tuple[float, ...]:
