@@ -1,4 +1,4 @@
-"""Your own model in fifteen lines: a small network on the digits of two spirals."""
+"""Your own model and data: a small network that tells the points of two spirals apart."""
 
 import torch
 from torch import nn

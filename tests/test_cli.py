@@ -106,6 +106,8 @@ def test_problems_lists_what_is_built_in():
         (("sweep", BLOBS, "--lrs", "nan"), "learning rate is nan"),
         (("sweep", BLOBS, "--lrs", "0.1,0.10"), "given twice"),
         (("sweep", BLOBS, "--lrs", "fast"), "'fast' is no learning rate"),
+        (("sweep", BLOBS, "--lrs", "0.1:0.1:3"), "3 rates cannot all be 0.1"),
+        (("sweep", "mine.py"), "such as mine.py:problem"),
         (("sweep", BLOBS, "--steps", "0"), "steps is 0"),
         (("sweep", BLOBS, "--seeds", "0"), "seeds is 0"),
         (("sweep", BLOBS, "--schedule", "cosinus"), "no schedule is called"),
@@ -197,6 +199,56 @@ def test_on_a_terminal_every_trial_has_a_live_row(tmp_path):
     assert b"/300" in seen
     assert b"time left" in seen
     assert b"\x1b[" in seen
+
+
+COMMANDS = [("show", "{}"), ("show", "{}", "--json"), ("problems",), ("--help",), ("--version",)]
+
+
+def written_to(stdout, study, words, encoding="utf-8"):
+    command = [sys.executable, "-m", "etascope.cli", *(word.format(study) for word in words)]
+    settings = {**os.environ, "PYTHONIOENCODING": encoding}
+    with stdout:
+        return subprocess.run(
+            command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=settings, check=False
+        )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full to stand for it")
+@pytest.mark.parametrize("words", COMMANDS)
+def test_output_on_a_full_disk_is_one_sentence_and_status_1(study, words):
+    done = written_to(open("/dev/full", "w"), study, words)  # noqa: SIM115 - closed in there
+    assert done.returncode == 1
+    assert done.stderr == "etascope: the output cannot be written (No space left on device)\n"
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_reader_that_has_gone_is_left_in_silence(study, words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = written_to(os.fdopen(writer, "w"), study, words)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_terminal_that_knows_ascii_only_gets_all_it_can_show(study, tmp_path, words):
+    with (tmp_path / "shown").open("w") as file:
+        done = written_to(file, study, words, "ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    text = (tmp_path / "shown").read_bytes().decode("ascii")
+    if "--json" in words:
+        assert json.loads(text) == es.open_study(study).to_dict()
+
+
+def test_a_header_without_horizon_is_one_sentence_and_status_1(study, tmp_path):
+    for name in ("study.json", "journal.jsonl", "steps.f64"):
+        shutil.copy(study / name, tmp_path)
+    header = json.loads((tmp_path / "study.json").read_text())
+    del header["plan"]["steps"]
+    (tmp_path / "study.json").write_text(json.dumps(header))
+    done = etascope("show", tmp_path)
+    assert done.returncode == 1
+    assert "damaged ('steps')" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_help_and_version():

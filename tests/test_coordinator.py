@@ -81,6 +81,38 @@ def test_the_directory_of_another_study_is_refused_and_kept(tmp_path, problem, o
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
+def with_momentum(momentum):
+    return lambda model, lr: torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+
+
+def halved_every(steps):
+    return lambda optimizer, _: torch.optim.lr_scheduler.StepLR(optimizer, steps, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("begun", "now", "told"),
+    [
+        ({"optimizer": with_momentum(0.5)}, {"optimizer": with_momentum(0.9)}, "optimizer factory"),
+        ({"schedule": halved_every(2)}, {"schedule": halved_every(3)}, "schedule factory"),
+    ],
+)
+def test_factories_of_one_name_that_make_different_things_are_told_apart(
+    tmp_path, begun, now, told
+):
+    es.sweep(line_problem(), {0.1: 4}, steps=8, out=tmp_path, **begun)
+    es.sweep(line_problem(), {0.1: 6}, steps=8, out=tmp_path, **begun)
+    with pytest.raises(es.UsageError, match=told):
+        es.sweep(line_problem(), [0.1], steps=8, out=tmp_path, **now)
+
+
+def test_a_study_is_not_gone_on_with_under_another_metric_or_chance(tmp_path):
+    es.sweep(blobs_problem(), {0.1: 4}, steps=8, out=tmp_path)
+    with pytest.raises(es.UsageError, match="higher_is_better True instead of False"):
+        es.sweep(blobs_problem(higher_is_better=False), [0.1], steps=8, out=tmp_path)
+    with pytest.raises(es.UsageError, match=r"another problem|chance"):
+        es.sweep(blobs_problem(chance=3.0), [0.1], steps=8, out=tmp_path)
+
+
 def test_a_file_as_directory_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(es.UsageError, match="is a file"):

@@ -16,3 +16,8 @@ def test_the_example_runs(example, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert list(tmp_path.rglob("report.html"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_readme_names_the_example(example):
+    assert f"examples/{example.name}" in (example.parent.parent / "README.md").read_text()

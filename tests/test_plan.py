@@ -37,7 +37,8 @@ def test_rates_are_read_as_written(text, rates):
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "", "1:2", "1e-3:1:x", "0:1:3", "1:1e3:0", "1:2:1", "1:2:3:4"]
+    "text",
+    ["x", "", "1:2", "1e-3:1:x", "0:1:3", "1:1e3:0", "1:2:1", "1:2:3:4", "1:1:2", "1:1.00001:50"],
 )
 def test_a_text_that_is_no_rate_is_refused_by_name(text):
     with pytest.raises(es.UsageError):
@@ -53,13 +54,30 @@ def test_any_text_gives_rates_or_a_usage_error(text):
     assert all(isinstance(rate, float) for rate in rates)
 
 
-@pytest.mark.parametrize("lr", [0, -1e-3, math.nan, math.inf, "a", None, True])
+@pytest.mark.parametrize(
+    "lr",
+    [
+        0,
+        -1e-3,
+        math.nan,
+        math.inf,
+        "a",
+        None,
+        True,
+        pytest.param(10**400, id="huge"),
+        1j,
+        [0.1],
+        torch.zeros(1) + 1,
+    ],
+)
 def test_a_rate_must_be_positive_and_finite(lr):
     with pytest.raises(es.UsageError, match="learning rate"):
         check_targets([lr], 10)
 
 
-@pytest.mark.parametrize("lrs", ["0.1", 0.1, None, []])
+@pytest.mark.parametrize(
+    "lrs", ["0.1", 0.1, None, [], torch.tensor(0.1), np.array(0.1), np.float64(0.1), b"1"]
+)
 def test_rates_come_as_a_list(lrs):
     with pytest.raises(es.UsageError, match=r"list of rates|no learning rate"):
         check_targets(lrs, 10)
@@ -101,6 +119,10 @@ def test_seeds_must_be_a_count_or_distinct_numbers(seeds):
         {"steps": 10, "optimizer": None},
         {"steps": 10, "schedule": 3},
         {"steps": 10, "clip": "a"},
+        {"steps": 10, "clip": np.ones(2)},
+        {"steps": 10, "weight_decay": np.zeros(1)},
+        {"steps": 10, "rungs": torch.tensor(3)},
+        {"steps": 10, "rungs": "3"},
         {"steps": 10, "probe_every": 0},
         {"steps": 10, "optimizer": lambda m, lr: None, "weight_decay": 0.1},
     ],
@@ -114,7 +136,37 @@ def test_numbers_of_numpy_are_numbers():
     assert Plan(steps=np.int64(10)).describe() == Plan(steps=10).describe()
     assert type(Plan(steps=np.int64(10)).steps) is int
     assert check_targets(np.array([0.1, 0.2]), 10) == {0.1: 10, 0.2: 10}
-    assert check_seeds(np.int64(2)) == (0, 1)
+    assert check_seeds(np.int64(2)) == check_seeds(torch.tensor(2)) == (0, 1)
+
+
+@pytest.mark.parametrize("kind", [int, np.float32, np.array, torch.tensor])
+def test_numbers_of_a_plan_become_floats_whatever_holds_them(kind):
+    plan = Plan(steps=10, clip=kind(2), weight_decay=kind(0))
+    assert plan.describe() == Plan(steps=10, clip=2.0, weight_decay=0.0).describe()
+    assert type(plan.clip) is type(plan.weight_decay) is float
+
+
+def test_a_ladder_may_go_down_or_be_one_rate():
+    assert logspace(1, 1e-2, 3) == (1.0, 0.1, 0.01)
+    assert logspace(0.1, 0.1, 1) == (0.1,)
+    assert logspace(1e-300, 1e300, 3)[1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        ((0.1, 0.1, 2), "2 rates cannot all be 0.1"),
+        ((1, 1.000001, 5), "do not differ in six digits"),
+        ((1.0000004, 1.0001, 4), None),
+        ((1.0000004, 1.0000041, 8), "do not differ in six digits"),
+    ],
+)
+def test_a_ladder_of_equal_rates_is_refused(ends, told):
+    if told is None:
+        assert sorted(set(logspace(*ends))) == list(logspace(*ends))
+        return
+    with pytest.raises(es.UsageError, match=told):
+        logspace(*ends)
 
 
 def test_rungs_are_tenths_and_end_at_the_horizon():

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
+import os
 import sys
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +15,18 @@ import typer
 
 import etascope as es
 from etascope.errors import EtascopeError, UsageError
-from etascope.plan import ENGINES, PRECISIONS, SCHEDULES, logspace, parse_lrs
+from etascope.plan import (
+    ENGINES,
+    LADDER,
+    PRECISIONS,
+    SCHEDULES,
+    STEPS,
+    Plan,
+    demo_targets,
+    logspace,
+    parse_lrs,
+    tenths,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -36,8 +51,6 @@ Workers = Annotated[int | None, typer.Option(help="Trials at a time; as many as 
 Precision = Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")]
 Seeds = Annotated[int, typer.Option(help="How many seeds each rate is trained with.")]
 
-HIGH, LOW, LADDER = 0.5, 0.001, (1e-5, 1e-4, 1e-2, 1e-1, 1.0)
-
 
 @app.callback(invoke_without_command=True)
 def _main(
@@ -50,7 +63,7 @@ def _main(
 
 @app.command()
 def demo(
-    steps: Annotated[int, typer.Option(help="The horizon, in optimizer steps.")] = 1000,
+    steps: Annotated[int, typer.Option(help="The horizon, in optimizer steps.")] = STEPS,
     seeds: Seeds = 1,
     lrs: Annotated[
         list[str] | None,
@@ -64,16 +77,15 @@ def demo(
     out: Out = Path("studies/demo"),
 ) -> None:
     """Run the built-in experiment end to end: MNIST, Adam, the rates 0.5 and 0.001, the report."""
-    pause = max(1, steps // 5)
-    ladder = parse_lrs(lrs) if lrs else LADDER
-    targets = {LOW: steps, HIGH: steps, **{lr: pause for lr in ladder if lr not in (LOW, HIGH)}}
+    targets = demo_targets(steps, parse_lrs(lrs) if lrs else LADDER)
     problem = es.get_problem("mnist-cnn", data=data, keep_prob=keep_prob)
+    rungs = {*tenths(steps), *targets.values()}
     study = _train(
         problem,
         targets,
         steps=steps,
         seeds=seeds,
-        rungs=(*_tenths(steps), pause),
+        rungs=rungs,
         precision=precision,
         engine=engine,
         workers=workers,
@@ -94,13 +106,19 @@ def sweep(
     steps: Annotated[int | None, typer.Option(help="The horizon, in optimizer steps.")] = None,
     epochs: Annotated[int | None, typer.Option(help="The horizon, in passes over train.")] = None,
     seeds: Seeds = 1,
-    optimizer: Annotated[str, typer.Option(help="The optimizer's name.")] = "adam",
-    schedule: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULES)}.")] = "constant",
+    optimizer: Annotated[str, typer.Option(help="The optimizer's name.")] = str(Plan.optimizer),
+    schedule: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULES)}.")] = str(
+        Plan.schedule
+    ),
     clip: Annotated[float | None, typer.Option(help="The largest gradient norm.")] = None,
-    accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
+    accumulate: Annotated[int, typer.Option(help="Batches a step.")] = Plan.accumulate,
     weight_decay: Annotated[float | None, typer.Option(help="The optimizer's own if none.")] = None,
-    probe_every: Annotated[int, typer.Option(help="Steps between training-batch metrics.")] = 10,
-    rung_examples: Annotated[int, typer.Option(help="Held-out examples used at rungs.")] = 1000,
+    probe_every: Annotated[
+        int, typer.Option(help="Steps between training-batch metrics.")
+    ] = Plan.probe_every,
+    rung_examples: Annotated[
+        int, typer.Option(help="Held-out examples used at rungs.")
+    ] = Plan.rung_examples,
     precision: Precision = "float32",
     engine: EngineOption = "auto",
     workers: Workers = None,
@@ -113,7 +131,7 @@ def sweep(
     study = _train(
         es.get_problem(problem, data=data, keep_prob=keep_prob),
         rates,
-        steps=1000 if steps is None and epochs is None else steps,
+        steps=STEPS if steps is None and epochs is None else steps,
         epochs=epochs,
         seeds=seeds,
         optimizer=optimizer,
@@ -144,9 +162,8 @@ def show(
     opened = es.open_study(study)
     gc.freeze()  # not when the process ends, either
     if json:
-        from etascope.encoding import dumps
-
-        typer.echo(dumps(opened.to_dict(), indent=1))
+        # Escapes for all that is not ASCII: a terminal of another encoding spoils no name.
+        typer.echo(dumps(opened.to_dict(), indent=1, allow_nan=False))
     else:
         _show(opened)
 
@@ -190,10 +207,6 @@ def problems() -> None:
         typer.echo(f"  {name:14} {spec.summary}")
 
 
-def _tenths(steps: int) -> tuple[int, ...]:
-    return tuple(rung for k in range(1, 11) if (rung := steps * k // 10))
-
-
 def _train(problem: es.Problem, lrs: Any, **options: Any) -> es.Study:
     from etascope.reporting.progress import TerminalProgress
 
@@ -214,18 +227,46 @@ def _show(study: es.Study) -> None:
 
 
 def main() -> None:
-    """Run the command line; exit status 0 done, 1 the study failed, 2 wrong use, 130 Ctrl-C."""
+    """Run the command line and exit.
+
+    Exit status 0 done, 1 the study failed or nobody takes the output, 2 wrong use, 130 Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        status = _run()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # A stream has no name. What it still holds is thrown away, or Python would try again.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+        if not isinstance(error, BrokenPipeError):
+            _tell(f"the output cannot be written ({error.strerror or error})")
+    sys.exit(status)
+
+
+def _run() -> int:
     try:
         app()
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
     except UsageError as error:
-        _fail(str(error), 2)
+        _tell(str(error))
+        return 2
     except EtascopeError as error:
-        _fail(str(error), 1)
+        _tell(str(error))
+        return 1
+    return 0
 
 
-def _fail(message: str, status: int) -> None:
-    print(f"etascope: {message}", file=sys.stderr)
-    sys.exit(status)
+def _tell(message: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"etascope: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

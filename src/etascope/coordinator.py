@@ -7,16 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etascope.arguments import check_out, whole
 from etascope.encoding import to_json
 from etascope.engines.choice import recruit, rehearse
 from etascope.environment import describe_environment
-from etascope.errors import EtascopeError, UsageError
-from etascope.journal import HEADER, Journal
-from etascope.plan import ENGINES, Plan, check_seeds, check_targets, whole
-from etascope.problems.checks import inspect
+from etascope.errors import UsageError
+from etascope.factories import check_factories, describe_factories
+from etascope.journal import HEADER, Journal, read_header
+from etascope.plan import ENGINES, Plan, check_seeds, check_targets
+from etascope.problems.checks import check_parts, gather_facts
 from etascope.problems.problem import Problem
 from etascope.problems.registry import get_problem
-from etascope.randomness import undisturbed
 from etascope.records import ProblemFacts
 from etascope.search.grid import targets_of
 from etascope.study import Study, open_study
@@ -114,15 +115,14 @@ def sweep(
     if workers is not None:
         workers = whole("workers", workers, least=1)
     targets = targets_of(check_targets(lrs, plan.steps), check_seeds(seeds))
-    directory = Path(out) if out is not None else _default_out(problem, plan)
-    if directory.exists() and not directory.is_dir():
-        raise UsageError(f"{directory} is a file; --out names a directory")
-    # The smallest rate is the least likely to fail within the few steps that are timed.
-    cost = rehearse(problem, plan, min(targets))
-    seconds = cost.step_seconds * sum(targets.values())
+    directory = check_out(_default_out(problem, plan) if out is None else out)
+    parts = check_parts(problem)
+    seconds = parts.step_seconds * sum(targets.values())
     with recruit(engine, problem, workers, len(targets), seconds) as crew:
-        facts = inspect(problem, plan.rung_examples)
-        _check_optimizer(problem, plan, max(t.lr for t in targets))
+        facts = gather_facts(problem, parts, plan.rung_examples)
+        check_factories(problem, plan, max(t.lr for t in targets))
+        # The smallest rate is the least likely to fail within the few steps that are timed.
+        cost = rehearse(problem, plan, min(targets))
         with Journal(directory) as journal:
             _open(journal, problem, plan, facts)
             training = Training(journal, problem, plan, targets, progress or Silent())
@@ -151,55 +151,44 @@ def _default_out(problem: Problem, plan: Plan) -> Path:
     return Path("studies") / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
 
 
-def _check_optimizer(problem: Problem, plan: Plan, lr: float) -> None:
-    """Build optimizer and schedule once, so that a mistake in them shows before training."""
-    from torch.optim import Optimizer
-
-    with undisturbed(problem.torch_device):
-        model = problem.make_model(0)
-        part = "optimizer"
-        try:
-            made = plan.make_optimizer(model, lr)
-            if not isinstance(made, Optimizer):
-                raise UsageError(
-                    f"the optimizer factory returned a {type(made).__name__}; "
-                    "it must return a torch.optim.Optimizer"
-                )
-            made.step()  # without gradients nothing moves, but a needed closure shows
-            part = "schedule"
-            plan.make_schedule(made)
-        except EtascopeError:
-            raise
-        except Exception as error:
-            text = " ".join(str(error).split())[:300]
-            raise UsageError(f"the {part} raised {type(error).__name__}: {text}") from error
-
-
 def _open(journal: Journal, problem: Problem, plan: Plan, facts: ProblemFacts) -> None:
     """Write the header of a new study, or make sure that this is the study that was begun."""
     directory = journal.directory
-    described = to_json(plan.describe())
+    described, made = to_json(plan.describe()), to_json(describe_factories(problem, plan))
     if not (directory / HEADER).exists():
-        journal.write_header(
-            {
-                "reference": problem.reference,
-                "problem": asdict(facts),
-                "plan": described,
-                "environment": describe_environment(),
-            }
-        )
+        header = {"reference": problem.reference, "problem": asdict(facts), "plan": described}
+        journal.write_header({**header, "factories": made, "environment": describe_environment()})
         return
-    study = open_study(directory)
+    begun = read_header(directory)
     other = "; name another --out for this one, or repeat the command that began it"
-    differences = [
-        f"{name} {study.plan.get(name)} instead of {value}"
-        for name, value in described.items()
-        if study.plan.get(name) != value
-    ]
+    differences = _differences(begun["plan"], described)
     if differences:
-        raise UsageError(f"{directory} holds a study with {', '.join(differences)}{other}")
-    if study.problem.fingerprint != facts.fingerprint:
+        raise UsageError(f"{directory} holds a study with {differences}{other}")
+    known = begun["problem"]
+    if known["fingerprint"] != facts.fingerprint:
         raise UsageError(
-            f"{directory} holds a study of another problem ({study.problem.name}): "
-            f"the initial weights, the first batch or the first loss differ{other}"
+            f"{directory} holds a study of another problem ({known['name']}): "
+            f"the initial weights, the first batches or the first losses differ{other}"
         )
+    for factory, ours in made.items():
+        if begun.get("factories", {}).get(factory) != ours:
+            raise UsageError(
+                f"{directory} holds a study whose {factory} factory made something else: "
+                f"{begun.get('factories', {}).get(factory)} instead of {ours}{other}"
+            )
+    judged_by = {
+        "metric": facts.metric,
+        "higher_is_better": facts.higher_is_better,
+        "chance": facts.chance.source,
+    }
+    differences = _differences({**known, "chance": known["chance"]["source"]}, judged_by)
+    if differences:
+        raise UsageError(f"{directory} holds a study judged by {differences}{other}")
+
+
+def _differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    return ", ".join(
+        f"{name} {before.get(name)} instead of {value}"
+        for name, value in now.items()
+        if before.get(name) != value
+    )

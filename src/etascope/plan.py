@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import operator
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from etascope.arguments import items, positive, whole
 from etascope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 SCHEDULES = ("constant", "cosine", "step", "linear-warmup", "one-cycle")
 ENGINES = ("auto", "serial", "processes", "stacked", "ray")
 PRECISIONS = ("float32", "bfloat16")
+STEPS = 1000  # the horizon where the command line is given none
+# The built-in experiment trains two rates to the horizon, and pauses a ladder of others.
+HIGH, LOW, LADDER = 0.5, 0.001, (1e-5, 1e-4, 1e-2, 1e-1, 1.0)
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,16 @@ class Plan:
         for name in ("steps", "accumulate", "probe_every", "rung_examples"):
             object.__setattr__(self, name, whole(name, getattr(self, name), least=1))
         if self.clip is not None:
-            _positive("clip", self.clip)
-        if self.weight_decay is not None and self.weight_decay != 0:
-            _positive("weight_decay", self.weight_decay)
+            object.__setattr__(self, "clip", positive("clip", self.clip))
+        if self.weight_decay is not None:
+            decay = positive("weight_decay", self.weight_decay, or_zero=True)
+            object.__setattr__(self, "weight_decay", decay)
         for name in ("optimizer", "schedule"):
             if not (isinstance(getattr(self, name), str) or callable(getattr(self, name))):
-                raise UsageError(f"{name} is {getattr(self, name)!r}; pass a name or a factory")
-        if not isinstance(self.rungs, Iterable):
+                given = reprlib.repr(getattr(self, name))
+                raise UsageError(f"{name} is {given}; pass a name or a factory")
+        rungs = items(self.rungs)
+        if rungs is None:
             raise UsageError(f"rungs is {self.rungs!r}; pass a list of steps")
         if isinstance(self.optimizer, str):
             from etascope.optim.registry import get_optimizer
@@ -83,9 +90,8 @@ class Plan:
             raise UsageError(
                 f"precision is {self.precision!r}; choose from {', '.join(PRECISIONS)}"
             )
-        tenths = (self.steps * k // 10 for k in range(1, 10))
-        rungs = {whole("a rung", rung, least=1) for rung in self.rungs} or set(tenths)
-        inside = {rung for rung in rungs if 0 < rung < self.steps}
+        steps = {whole("a rung", rung, least=1) for rung in rungs} or set(tenths(self.steps))
+        inside = {rung for rung in steps if rung < self.steps}
         object.__setattr__(self, "rungs", (*sorted(inside), self.steps))
 
     def make_optimizer(self, model: nn.Module, lr: float) -> Optimizer:
@@ -133,23 +139,55 @@ class Plan:
         }
 
 
+def tenths(steps: int) -> tuple[int, ...]:
+    """The rungs of a horizon where none are named: every tenth of it, and its end.
+
+    >>> tenths(5)
+    (1, 2, 3, 4, 5)
+    """
+    return tuple(sorted({steps * k // 10 for k in range(1, 11)} - {0}))
+
+
+def demo_targets(steps: int, ladder: Iterable[float] = LADDER) -> dict[float, int]:
+    """The rates of the built-in experiment and the step of each: the ladder stops at a fifth.
+
+    >>> demo_targets(1000, [0.1])
+    {0.001: 1000, 0.5: 1000, 0.1: 200}
+    """
+    pause = max(1, steps // 5)
+    return {LOW: steps, HIGH: steps, **{lr: pause for lr in ladder if lr not in (LOW, HIGH)}}
+
+
 def logspace(low: float, high: float, count: int) -> tuple[float, ...]:
     """`count` rates from `low` to `high`, both included, equally spaced in log rate.
 
     The rates between the ends are rounded to six significant digits, so that they can be typed.
 
+    Raises:
+        UsageError: for ends that are no rates, or more rates than fit between them.
+
     >>> logspace(1e-3, 1, 4)
     (0.001, 0.01, 0.1, 1.0)
     """
-    low, high = _positive("the lowest rate", low), _positive("the highest rate", high)
-    whole("the number of rates", count, least=1)
+    low, high = positive("the lowest rate", low), positive("the highest rate", high)
+    count = whole("the number of rates", count, least=1)
     if count == 1 and low != high:
         raise UsageError(f"one rate cannot span {low:g} to {high:g}; ask for at least two")
+    if count > 1 and low == high:
+        raise UsageError(f"{count} rates cannot all be {low:g}; give two ends that differ")
     if count == 1:
         return (low,)
-    ratio = math.log(high / low) / (count - 1)
-    inner = (float(f"{low * math.exp(ratio * k):.6g}") for k in range(1, count - 1))
-    return (low, *inner, high)
+    first, last = math.log(low), math.log(high)
+    inner = (
+        float(f"{math.exp(first + (last - first) * k / (count - 1)):.6g}")
+        for k in range(1, count - 1)
+    )
+    rates = (low, *inner, high)
+    if rates != tuple(sorted(set(rates), reverse=low > high)):
+        raise UsageError(
+            f"{count} rates from {low} to {high} do not differ in six digits; ask for fewer"
+        )
+    return rates
 
 
 def parse_lrs(texts: Iterable[str]) -> tuple[float, ...]:
@@ -189,14 +227,14 @@ def check_targets(lrs: Iterable[float] | Mapping[float, int], steps: int) -> dic
         UsageError: for no rate, a rate that is not a positive finite number, a duplicate, or a
             step beyond the horizon.
     """
-    if isinstance(lrs, str) or not isinstance(lrs, Iterable):
-        raise UsageError(f"lrs is {lrs!r}; pass a list of rates such as [{lrs}]")
-    rates = list(lrs)
+    rates = items(lrs)
+    if rates is None:
+        raise UsageError(f"lrs is {lrs!r}; pass a list of rates such as [0.1, 0.01]")
     if not rates:
         raise UsageError("there is no learning rate to train; pass at least one")
     targets: dict[float, int] = {}
     for given in rates:
-        lr = _positive("a learning rate", given)
+        lr = positive("a learning rate", given)
         if lr in targets:
             raise UsageError(f"the learning rate {lr:g} is given twice; name each once")
         asked = lrs[given] if isinstance(lrs, Mapping) else steps
@@ -212,33 +250,13 @@ def check_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
     >>> check_seeds(3)
     (0, 1, 2)
     """
-    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+    named = items(seeds)
+    if named is None:
         return tuple(range(whole("seeds", seeds, least=1)))
-    chosen = tuple(whole("a seed", seed, least=0) for seed in seeds)
+    chosen = tuple(whole("a seed", seed, least=0) for seed in named)
     if not chosen or len(set(chosen)) != len(chosen):
         raise UsageError("seeds must name at least one seed, each once")
     return chosen
-
-
-def whole(name: str, value: object, *, least: int) -> int:
-    """`value` as an int of at least `least`; raises UsageError that names it."""
-    try:
-        number = least - 1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise UsageError(f"{name} is {value!r}; it must be a whole number of {least} or more")
-    return number
-
-
-def _positive(name: str, value: object) -> float:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, (bool, str)) or not 0 < number < math.inf:
-        raise UsageError(f"{name} is {value!r}; it must be a positive, finite number")
-    return number
 
 
 def _name(choice: object) -> str:

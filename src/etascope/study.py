@@ -55,6 +55,7 @@ class Study:
             self.plan: dict[str, Any] = header["plan"]
             self.environment: dict[str, Any] = header["environment"]
             self.trials = _histories(path)
+            int(self.plan["steps"])  # `horizon` rests on it
         except (KeyError, TypeError, ValueError) as error:
             raise StudyError(f"the records of the study in {path} are damaged ({error})") from error
 

@@ -3,6 +3,7 @@ import torch
 from small import blobs_problem, line_problem
 from torch import nn
 
+import etascope as es
 from etascope.problems.problem import evaluating
 from etascope.randomness import undisturbed
 
@@ -97,3 +98,44 @@ def test_an_existing_module_is_where_every_trial_starts():
     assert one is not given
     assert torch.equal(one.weight, given.weight)
     assert torch.equal(two.weight, given.weight)
+
+
+def fine_tuned():
+    model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 3))
+    model[1].eval()
+    return model
+
+
+def whole(train):
+    return fine_tuned().train(train)
+
+
+@pytest.mark.parametrize("factory", [False, True])
+def test_what_is_frozen_stays_frozen_and_a_saved_model_is_trained(factory):
+    """A batch norm in evaluation mode keeps it; a model that is in it as a whole does not."""
+    for made, modes in (
+        (fine_tuned, [True, True, False, True, True]),
+        (lambda: whole(False), [True] * 5),
+        (lambda: whole(True), [True] * 5),
+    ):
+        given = made()
+        before = [m.training for m in given.modules()]
+        problem = blobs_problem(model=(lambda given=given: given) if factory else given)
+        with undisturbed(CPU):
+            model = problem.make_model(0)
+            assert [m.training for m in model.modules()] == modes
+            problem.evaluate(model, "valid", 0)
+            assert [m.training for m in model.modules()] == modes
+        assert [m.training for m in given.modules()] == before
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics_through_a_study(tmp_path):
+    given = fine_tuned()
+    seen = []
+
+    def loss(model, batch):
+        seen.append(model[1].running_mean.clone())
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    es.sweep(blobs_problem(model=given, loss=loss), [0.1], steps=3, optimizer="sgd", out=tmp_path)
+    assert all(torch.equal(mean, given[1].running_mean) for mean in seen)

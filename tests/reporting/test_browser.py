@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,29 @@ def test_a_phone_scrolls_down_only(visit: Any, width: int) -> None:
         box = seen.page.locator(f"#plot-{name} svg.main-svg").first.bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
-    if width == 360:
-        inside = seen.page.eval_on_selector(".scroll", "e => e.scrollWidth > e.clientWidth")
-        assert inside, "a wide table scrolls in its own box"
+    assert seen.page.eval_on_selector(".scroll", "e => e.scrollWidth <= e.clientWidth")
+
+
+def test_on_a_phone_the_reason_stands_below_its_row(visit: Any) -> None:
+    for width, stacked in ((360, True), (1280, False)):
+        seen = visit(width=width)
+        seen.wait_drawn("light")
+        for row in seen.page.locator("tbody tr").all():
+            verdict, why = (row.locator(cell).bounding_box() for cell in (".v", ".why"))
+            assert (why["y"] >= verdict["y"] + verdict["height"]) is stacked
+            assert why["width"] >= 240
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_names_beside_the_curves_do_not_overlap(visit: Any, width: int) -> None:
+    seen = visit(width=width)
+    seen.wait_drawn("light")
+    names = seen.page.locator("#plot-curves .scatterlayer .text text").all()
+    boxes = sorted((name.bounding_box() for name in names), key=lambda box: box["y"])
+    assert len(boxes) == len(DEMO)
+    for upper, lower in pairwise(boxes):
+        assert upper["y"] + upper["height"] <= lower["y"] + 3  # a line's box is taller than its ink
+    assert all(box["x"] + box["width"] <= width for box in boxes)
 
 
 def test_print_is_light_and_back(visit: Any) -> None:

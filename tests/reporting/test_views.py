@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reporting.written_studies import CHANCE, Builder, burst, evaluation, facts, plan
+from reporting.written_studies import CHANCE, DEMO, Builder, burst, evaluation, facts, plan
 
 from etascope.optim.reference import effective_lr
 from etascope.records import Burst, Chance, Failure, TrialId
 from etascope.reporting import elsewhere, views
 from etascope.reporting.axes import apart
+from etascope.reporting.ends import ends
 from etascope.reporting.palette import MARKS
 from etascope.reporting.thinning import thin
 from etascope.study import Study
@@ -283,12 +286,29 @@ def test_reproduce_gives_the_command_where_there_is_one(
     assert "--optimizer sgd --clip 1.0" in str(views.reproduce(clipped).command)
 
 
+def test_the_command_is_quoted_for_a_shell(build: Builder) -> None:
+    """A word that a shell would read otherwise comes out of it as it went in."""
+    folder = "a; echo $HOME 'b'"
+    for reference in ("my file.py:make", "it's (1).py:problem"):
+        study = build({0.1: 1000}, folder, reference=shlex.quote(reference))
+        words = shlex.split(str(views.reproduce(study).command))
+        assert words[:3] == ["etascope", "sweep", reference]
+        assert words[-2:] == ["--out", f"studies/{folder}"]
+        assert json.dumps(reference) in views.reproduce(study).python
+        shutil.rmtree(study.path)
+    options = ["mnist-cnn", "--data", "my data & more"]
+    command = str(views.reproduce(build(DEMO, "data", reference=shlex.join(options))).command)
+    assert shlex.split(command)[:4] == ["etascope", "demo", *options[1:]]
+    odd = build({0.1: 1000}, "odd", reference="it's.py:problem")
+    assert shlex.split(str(views.reproduce(odd).command))[2] == "it's.py:problem"
+
+
 def test_reproduce_in_python_is_python(demo: Study, no_metric: Study, build: Builder) -> None:
     chosen = build(
         {0.1: 20},
         "chosen",
         steps=20,
-        reference="mnist-cnn --keep-prob 0.9 --data my data",
+        reference="mnist-cnn --keep-prob 0.9 --data 'my data'",
         optimizer="mine:make",
         seeds=(3, 5),
         rungs=[7, 20],
@@ -322,6 +342,25 @@ def test_views_of_losses_below_zero_and_evaluations_that_are_not_finite(build: B
     assert point.broken
     assert len(views.curves(study)) == 3
     assert views.table(study)
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_names_beside_curves_keep_apart_and_inside(build: Builder, log: bool) -> None:
+    """Whatever step the curves end at: those of paused and of broken trials too."""
+    targets = {1e-5: 300, 1e-4: 290, 3e-4: 300, 1e-3: 1000, 0.1: 200, 0.5: 210, 5.0: 100, 10.0: 99}
+    reach = (-2.0, 2.0) if log else (0.0, 8.0)
+    found = ends(views.curves(build(targets)), reach, 0.055, log=log)
+    assert {end.lr for end in found} == set(targets)
+    heights = sorted(math.log10(end.height) if log else end.height for end in found)
+    gap = 0.055 * (reach[1] - reach[0])
+    assert all(b - a >= gap - 1e-9 for a, b in pairwise(heights))
+    assert heights[0] >= reach[0]
+    assert heights[-1] <= reach[1]
+
+
+def test_apart_stays_inside_where_there_is_room() -> None:
+    places = apart([0.0, 0.0, 0.0, 9.9, 10.0], 1.0, within=(0.0, 10.0))
+    assert sorted(places) == pytest.approx([0, 1, 2, 9, 10])
 
 
 def test_apart_keeps_order_and_distance() -> None:

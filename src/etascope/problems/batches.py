@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch.utils.data import (
     BatchSampler,
@@ -87,13 +88,18 @@ def make_source(
     """The source for what the user passed as `name` (train, valid or test).
 
     Raises:
-        UsageError: if it is no tuple of tensors, map-style Dataset, DataLoader or function, if it
-            is empty, or if it orders its batches in a way that cannot be repeated.
+        UsageError: if it is no tuple of tensors or arrays, map-style Dataset, DataLoader or
+            function, if it is empty, or if it orders its batches in a way that cannot be repeated.
     """
-    if isinstance(data, torch.Tensor):
+    if isinstance(data, (torch.Tensor, np.ndarray)):
         data = (data,)
-    if isinstance(data, (tuple, list)) and data and all(isinstance(t, torch.Tensor) for t in data):
-        return _from_tensors(tuple(data), batch_size, name)
+    if isinstance(data, (tuple, list)):
+        arrays = [isinstance(part, (torch.Tensor, np.ndarray)) for part in data]
+        if any(arrays) and not all(arrays):
+            kinds = " and ".join(dict.fromkeys(type(part).__name__ for part in data))
+            raise UsageError(f"{name} is a {type(data).__name__} of {kinds}; make each a tensor")
+        if any(arrays):
+            return _from_tensors(tuple(_tensor(p, name) for p in data), batch_size, name)
     if isinstance(data, DataLoader):
         return _from_loader(data, collate, name)
     if isinstance(data, IterableDataset):
@@ -109,6 +115,21 @@ def make_source(
         f"{name} is a {type(data).__name__}; pass a tuple of tensors, a map-style Dataset, a "
         "DataLoader, or a function (seed, epoch) -> iterable of batches"
     )
+
+
+def _tensor(array: torch.Tensor | np.ndarray[Any, Any], name: str) -> torch.Tensor:
+    """The tensor of an array; both share their memory where torch can share it."""
+    if isinstance(array, torch.Tensor):
+        return array
+    try:
+        # What cannot be written, or runs backwards, torch cannot share.
+        plain = array.flags.writeable and all(stride >= 0 for stride in array.strides)
+        return torch.from_numpy(array if plain else array.copy())
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{name} holds an array of {array.dtype}, which torch cannot hold; "
+            "convert it, to float32 for example"
+        ) from None
 
 
 def _from_tensors(tensors: tuple[torch.Tensor, ...], batch_size: int, name: str) -> Source:
@@ -139,17 +160,29 @@ def _from_dataset(
 def _from_loader(
     loader: DataLoader[Any], collate: Callable[[list[Any]], Batch] | None, name: str
 ) -> Source:
-    plain = isinstance(loader.sampler, (RandomSampler, SequentialSampler)) and (
-        type(loader.batch_sampler) is BatchSampler
-    )
-    if isinstance(loader.dataset, IterableDataset) or not plain:
+    own = "pass a function (seed, epoch) -> iterable of batches"
+    dataset, batches = loader.dataset, loader.batch_sampler
+    if batches is None and not isinstance(dataset, IterableDataset):
+        raise UsageError(
+            f"the DataLoader given as {name} has batch_size=None, so its dataset gives whole "
+            f"batches, which cannot be drawn anew in each epoch; give it a batch_size, or {own}"
+        )
+    if type(batches) is not BatchSampler or not _passes_once(batches.sampler, dataset):
         raise UsageError(
             f"the DataLoader given as {name} has an order of its own, which cannot be repeated "
-            "for every rate; pass a function (seed, epoch) -> iterable of batches"
+            f"for every rate; {own}"
         )
-    size = loader.batch_size
-    assert size is not None  # a plain BatchSampler has one
-    return _from_dataset(loader.dataset, size, collate or loader.collate_fn, name)
+    return _from_dataset(dataset, batches.batch_size, collate or loader.collate_fn, name)
+
+
+def _passes_once(sampler: object, dataset: Dataset[Any]) -> bool:
+    """Whether a sampler draws every example once an epoch, shuffled or in order, as we do."""
+    return (
+        isinstance(sampler, (RandomSampler, SequentialSampler))
+        and type(sampler) in (RandomSampler, SequentialSampler)  # a subclass may do anything
+        and not getattr(sampler, "replacement", False)
+        and len(sampler) == len(dataset)  # type: ignore[arg-type]
+    )
 
 
 def _nonempty(examples: int, name: str) -> None:

@@ -1,6 +1,6 @@
 """The door: run each part of a problem once, name the one that does not work, before any training.
 
-`inspect` also works out what later decisions rest on: the loss of knowing nothing and a
+`gather_facts` then works out what later decisions rest on: the loss of knowing nothing and a
 fingerprint by which a study recognises its problem.
 """
 
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -22,11 +24,26 @@ from etascope.randomness import seed_everything, undisturbed
 from etascope.records import ProblemFacts
 
 
-def inspect(problem: Problem, rung_examples: int) -> ProblemFacts:
-    """Check a problem and gather its facts.
+class Parts(NamedTuple):
+    """What was made while the parts of a problem were checked.
 
-    One model is built twice from seed 0, and one batch is passed forward and backward, so this
-    costs about two steps and one look at the held-out targets.
+    `step_seconds` is the time of one forward and backward pass.
+    """
+
+    model: nn.Module
+    batch: Batch
+    held_out: Batch
+    loss: float
+    step_seconds: float
+
+
+def inspect(problem: Problem, rung_examples: int) -> ProblemFacts:
+    """Check a problem and gather its facts: `check_parts`, then `gather_facts`."""
+    return gather_facts(problem, check_parts(problem), rung_examples)
+
+
+def check_parts(problem: Problem) -> Parts:
+    """Run each part of a problem once: two models from seed 0, and a batch of each kind.
 
     Raises:
         UsageError: naming the part (model, train, loss, metric, valid) and what is wrong with it.
@@ -39,9 +56,11 @@ def inspect(problem: Problem, rung_examples: int) -> ProblemFacts:
                 "draw its weights from torch's, numpy's or Python's global generator"
             )
         batch = _first_batch(problem, "train")
-        with _named("loss"):
+        with named("loss"):
             first = _loss(problem, model, batch)
+            began = time.perf_counter()
             second = _loss(problem, again, batch)
+            seconds = time.perf_counter() - began
         if not math.isfinite(first):
             raise UsageError(
                 f"the loss of the untrained model is {first!r}; check the data and the loss"
@@ -53,10 +72,20 @@ def inspect(problem: Problem, rung_examples: int) -> ProblemFacts:
             )
         held_out = _first_batch(problem, "valid")
         if problem.metric is not None:
-            with _named("metric"), evaluating(model):
+            with named("metric"), evaluating(model):
                 problem.measure(model, held_out, examples_in(held_out))
-        with _named("loss, on the valid data,"):
-            chance = find_chance(problem, _build(problem), held_out, rung_examples)
+    return Parts(model, batch, held_out, first, seconds)
+
+
+def gather_facts(problem: Problem, parts: Parts, rung_examples: int) -> ProblemFacts:
+    """What later decisions rest on; a look at the whole held-out set.
+
+    Raises:
+        UsageError: if the held-out set cannot be used.
+    """
+    model, batch, held_out, first, _ = parts
+    with undisturbed(problem.torch_device), named("loss, on the valid data,"):
+        chance = find_chance(problem, _build(problem), held_out, rung_examples)
     return ProblemFacts(
         name=problem.name,
         fingerprint=_fingerprint(_weights(model), (batch, held_out), (first, chance.loss)),
@@ -75,15 +104,15 @@ def _metric_name(metric: object) -> str:
 
 
 @contextmanager
-def _named(part: str) -> Iterator[None]:
-    """Say which of the user's parts raised."""
+def named(part: str, remedy: str = "") -> Iterator[None]:
+    """Say which of the user's parts raised, and what to do about it."""
     try:
         yield
     except EtascopeError:
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:300]
-        raise UsageError(f"the {part} raised {type(error).__name__}: {text}") from error
+        raise UsageError(f"the {part} raised {type(error).__name__}: {text}{remedy}") from error
 
 
 def _on_cpu(problem: Problem) -> bool:
@@ -91,7 +120,7 @@ def _on_cpu(problem: Problem) -> bool:
 
 
 def _build(problem: Problem) -> nn.Module:
-    with _named("model factory"):
+    with named("model factory"):
         model = problem.make_model(0)
     parameters = list(model.parameters())
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in parameters):
@@ -102,7 +131,7 @@ def _build(problem: Problem) -> nn.Module:
 
 
 def _first_batch(problem: Problem, split: str) -> Batch:
-    with _named(f"{split} data"):
+    with named(f"{split} data"):
         seed_everything(problem.torch_device, 0, "batch")
         source = problem.batches(0, 0) if split == "train" else problem.held_out("valid")
         batch = next(iter(source), None)
@@ -112,6 +141,27 @@ def _first_batch(problem: Problem, split: str) -> Batch:
 
 
 def _loss(problem: Problem, model: nn.Module, batch: Batch) -> float:
+    """The loss of a batch, passed backward; raises UsageError for what cannot be trained on."""
+    loss = _forward(problem, model, batch)
+    strangers = _strangers(loss, model, batch)
+    if strangers:
+        # A tensor that the loss makes anew, to differentiate by its input, is none.
+        again = _strangers(_forward(problem, model, batch), model, batch)
+        strangers = [t for t in strangers if any(t is other for other in again)]
+    if strangers:
+        shapes = ", ".join(str(tuple(t.shape)) for t in strangers[:3])
+        raise UsageError(
+            "the loss depends on parameters outside the model it is given (of shape "
+            f"{shapes}), which no optimizer would train; make them part of the model, "
+            "or detach them"
+        )
+    loss.backward()  # type: ignore[no-untyped-call]
+    if all(p.grad is None for p in model.parameters()):
+        raise UsageError("the loss gives no parameter of the model a gradient")
+    return float(loss.detach())
+
+
+def _forward(problem: Problem, model: nn.Module, batch: Batch) -> torch.Tensor:
     seed_everything(problem.torch_device, 0, "check")
     loss = problem.loss(model, batch)
     if not isinstance(loss, torch.Tensor):
@@ -122,10 +172,23 @@ def _loss(problem: Problem, model: nn.Module, batch: Batch) -> float:
         )
     if not loss.requires_grad:
         raise UsageError("the loss does not depend on any parameter of the model it was given")
-    loss.backward()  # type: ignore[no-untyped-call]
-    if all(p.grad is None for p in model.parameters()):
-        raise UsageError("the loss gives no parameter of the model a gradient")
-    return float(loss.detach())
+    return loss
+
+
+def _strangers(loss: torch.Tensor, model: nn.Module, batch: Batch) -> list[torch.Tensor]:
+    """The tensors that backward would give a gradient, and that neither model nor batch holds."""
+    known = {id(t) for t in (*model.parameters(), *tensors_of(batch))}
+    found, waiting, seen = [], [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = node.variable if type(node).__name__ == "AccumulateGrad" else None  # type: ignore[attr-defined]
+        if leaf is not None and id(leaf) not in known:
+            found.append(leaf)
+        waiting += [following for following, _ in node.next_functions]
+    return found
 
 
 def _weights(model: nn.Module) -> list[torch.Tensor]:

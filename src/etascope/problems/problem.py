@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from etascope.arguments import finite, whole
 from etascope.errors import UsageError
 from etascope.problems.batches import Batch, Source, examples_in, make_source, to_device
 from etascope.randomness import seed_everything
@@ -24,11 +25,14 @@ class Problem:
 
     Args:
         model: a function without arguments that returns a new module, called after seeding; or an
-            existing module (fine-tuning), of which every trial trains a deep copy.
+            existing module (fine-tuning), of which every trial trains a deep copy. Modules that are
+            in evaluation mode stay in it while training, such as frozen batch norms; a model of
+            which every module is, is put in training mode as a whole.
         loss: `(model, batch) -> scalar tensor`, the mean over the batch.
         train: the training data: a tuple of tensors, a map-style Dataset, a DataLoader (its
             dataset, batch size and collate are used), or a function
-            `(seed, epoch) -> iterable of batches`.
+            `(seed, epoch) -> iterable of batches`. An array of numpy stands for the tensor that
+            `torch.from_numpy` makes of it.
         valid: held-out data of the same kinds; decisions rest on it.
         test: optional; reported at the end, never used to decide anything.
         metric: optional, `(model, batch) -> one value per example, or a scalar`.
@@ -75,17 +79,16 @@ class Problem:
     sources: dict[Literal["train", "valid", "test"], Source] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        size = self.batch_size
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise UsageError(f"batch_size is {size!r}; it must be a whole number of 1 or more")
+        size = whole("batch_size", self.batch_size, least=1)
+        object.__setattr__(self, "batch_size", size)
         for name in ("model", "loss", "metric", "collate"):
             given = getattr(self, name)
             if not callable(given) and not (given is None and name in ("metric", "collate")):
                 raise UsageError(f"{name} is a {type(given).__name__}; it must be a function")
         if isinstance(self.model, type) and not issubclass(self.model, nn.Module):
             raise UsageError(f"model is the class {self.model.__name__}, which is no nn.Module")
-        if self.chance is not None and not math.isfinite(self.chance):
-            raise UsageError(f"chance is {self.chance!r}; it must be a finite loss")
+        if self.chance is not None:
+            object.__setattr__(self, "chance", finite("chance", self.chance))
         object.__setattr__(self, "device", _resolve(self.device))
         sources = {
             "train": make_source(self.train, size, self.collate, "train"),
@@ -102,7 +105,7 @@ class Problem:
         return self.device
 
     def make_model(self, seed: int) -> nn.Module:
-        """A new model for `seed`, in training mode and on the device.
+        """A new model for `seed`, in the modes of training and on the device.
 
         It shares nothing with the user's objects: an existing module is copied, and so is what a
         factory returns twice. Call it inside `undisturbed`.
@@ -121,7 +124,8 @@ class Problem:
         if any(isinstance(m, nn.Conv2d) for m in model.modules()):
             # A quarter faster on a CPU and on tensor cores; the numbers stay those of the model.
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return model.train()
+        # A part in evaluation mode was frozen on purpose; a whole model in it was saved like that.
+        return model if any(m.training for m in model.modules()) else model.train()
 
     def batches(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Training batches of an epoch, on the device."""
@@ -170,7 +174,17 @@ class Problem:
     def measure(self, model: nn.Module, batch: Batch, examples: int) -> torch.Tensor:
         """The metric of a batch as one float64 value per example; a scalar stands for each."""
         assert self.metric is not None
-        value = torch.as_tensor(self.metric(model, batch)).detach().to("cpu", torch.float64)
+        given = self.metric(model, batch)
+        try:
+            value = torch.as_tensor(given).detach().to("cpu")
+        except (RuntimeError, TypeError, ValueError):
+            value = None
+        if value is None or value.is_complex():
+            kind = type(given).__name__ if value is None else "complex tensor"
+            raise UsageError(
+                f"the metric returned a {kind}; it must be one value per example, or a scalar"
+            )
+        value = value.double()
         if value.ndim == 0:
             return value.expand(examples)
         if value.ndim == 1 and len(value) == examples:
@@ -236,13 +250,22 @@ def _mean(values: list[float], sizes: list[int]) -> float:
 
 
 def _resolve(device: str | torch.device) -> torch.device:
-    if isinstance(device, torch.device):
-        return device
-    if device == "auto":
-        accelerator = torch.accelerator.current_accelerator()
-        usable = accelerator is not None and torch.accelerator.is_available()
-        return accelerator if usable and accelerator is not None else torch.device("cpu")
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and not torch.accelerator.is_available():
+        accelerator = None
+    here = torch.device("cpu") if accelerator is None else accelerator
+    if isinstance(device, str) and device == "auto":
+        return here
     try:
-        return torch.device(device)
+        asked = torch.device(device)
     except (RuntimeError, TypeError):
         raise UsageError(f"no device is called {device!r}; try 'cpu' or 'cuda'") from None
+    there = asked.type == "cpu" or (
+        asked.type == here.type and (asked.index or 0) < torch.accelerator.device_count()
+    )
+    if not there:
+        names = ["cpu", *(f"{here.type}:{k}" for k in range(torch.accelerator.device_count()))]
+        raise UsageError(
+            f"the device {str(asked)!r} is not on this machine, which has {', '.join(names)}"
+        )
+    return asked

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -49,20 +52,28 @@ def get_problem(reference: str, **options: Any) -> Problem:
     if reference in PROBLEMS:
         factory, _, known = PROBLEMS[reference]
         _refuse(reference, [name for name in given if name not in known])
-        words = [f"--{name.replace('_', '-')} {value}" for name, value in given.items()]
-        return replace(factory(**given), reference=" ".join([reference, *words]))
-    location, colon, attribute = reference.rpartition(":")
-    if not colon or not location or not attribute:
-        close = difflib.get_close_matches(reference, PROBLEMS, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else f"built in: {', '.join(PROBLEMS)}"
-        raise UsageError(
-            f"no problem is called {reference!r}; {hint} "
-            "Your own is package.module:attribute or file.py:attribute"
-        )
+        words = [word for k, v in given.items() for word in (f"--{k.replace('_', '-')}", str(v))]
+        return replace(factory(**given), reference=shlex.join([reference, *words]))
+    location, _, attribute = reference.rpartition(":")
+    if not location or not attribute:
+        raise UsageError(f"no problem is called {reference!r}; {_hint(reference)}")
     _refuse(reference, list(given))
     problem = _problem_of(_module(location), attribute, reference)
     name = attribute if problem.name == "problem" else problem.name
-    return replace(problem, name=name, reference=reference)
+    return replace(problem, name=name, reference=shlex.quote(reference))
+
+
+def _hint(reference: str) -> str:
+    """What may have been meant by a name that names nothing."""
+    if reference.rstrip(":").endswith(".py"):
+        return f"name the Problem in the file too, such as {reference.rstrip(':')}:problem"
+    close = difflib.get_close_matches(reference, PROBLEMS, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]}?"
+    return (
+        f"built in: {', '.join(PROBLEMS)}; your own is package.module:attribute "
+        "or file.py:attribute"
+    )
 
 
 def _refuse(reference: str, options: list[str]) -> None:
@@ -72,30 +83,63 @@ def _refuse(reference: str, options: list[str]) -> None:
 
 
 def _module(location: str) -> ModuleType:
-    try:
-        if not location.endswith(".py"):
-            # A console script does not have the working directory on its path; python -m does.
-            if "" not in sys.path and str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
+    with _named(location):
+        if location.endswith(".py"):
+            return _module_of_file(location)
+        # A console script does not have the working directory on its path; python -m does.
+        if "" not in sys.path:
+            _look_in(Path.cwd())
+        try:
             return importlib.import_module(location)
-        path = Path(location).resolve()
-        if not path.is_file():
-            raise UsageError(f"there is no file {location}")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        # Its neighbours can be imported and its classes found by name, as when it is run.
-        sys.path.insert(0, str(path.parent))
-        sys.modules[path.stem] = module
+        except ModuleNotFoundError as error:
+            raise UsageError(f"cannot import {location}: {error}") from error
+
+
+def _module_of_file(location: str) -> ModuleType:
+    """The module that a file holds, under a name of its own.
+
+    Under the file's own name it would hide another module of that name, from the standard library
+    or from another folder. Its neighbours can be imported, as when it is run.
+    """
+    path = Path(location).resolve()
+    if not path.is_file():
+        raise UsageError(f"there is no file {location}")
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    name = f"_etascope_{path.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    _look_in(path.parent)
+    sys.modules[name] = module  # dataclasses and pickle look for a class by its module's name
+    try:
         spec.loader.exec_module(module)
-        return module
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _look_in(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+@contextmanager
+def _named(part: str) -> Iterator[None]:
+    """Say which part of the user's code raised."""
+    try:
+        yield
     except EtascopeError:
         raise
-    except ModuleNotFoundError as error:
-        raise UsageError(f"cannot import {location}: {error}") from error
+    except SystemExit as error:
+        raise UsageError(
+            f"{part} raised SystemExit ({error.code}); what ends the process belongs under "
+            'if __name__ == "__main__"'
+        ) from error
     except Exception as error:
-        raise UsageError(f"{location} raised {type(error).__name__}: {error}") from error
+        text = " ".join(str(error).split())[:300]
+        raise UsageError(f"{part} raised {type(error).__name__}: {text}") from error
 
 
 def _problem_of(module: ModuleType, attribute: str, reference: str) -> Problem:
@@ -105,7 +149,8 @@ def _problem_of(module: ModuleType, attribute: str, reference: str) -> Problem:
         names = [name for name, value in vars(module).items() if isinstance(value, Problem)]
         close = difflib.get_close_matches(attribute, [*names, *vars(module)], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise UsageError(f"{module.__name__} has no attribute {attribute!r}{hint}") from None
+        location = reference.rpartition(":")[0]
+        raise UsageError(f"{location} has no attribute {attribute!r}{hint}") from None
     if callable(found) and not isinstance(found, (Problem, type)):
         needed = [
             name
@@ -116,12 +161,8 @@ def _problem_of(module: ModuleType, attribute: str, reference: str) -> Problem:
             raise UsageError(
                 f"{reference} needs arguments ({', '.join(needed)}); it must need none"
             )
-        try:
+        with _named(reference):
             found = found()
-        except EtascopeError:
-            raise
-        except Exception as error:
-            raise UsageError(f"{reference} raised {type(error).__name__}: {error}") from error
     if not isinstance(found, Problem):
         raise UsageError(
             f"{reference} is a {type(found).__name__}; it must be an etascope.Problem, "

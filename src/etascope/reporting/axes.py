@@ -56,11 +56,15 @@ def plain_range(values: Iterable[float | None], pad: float = 0.06) -> Range:
     return low - room, high + room
 
 
-def apart(places: Sequence[float], gap: float) -> list[float]:
+def apart(places: Sequence[float], gap: float, within: Range | None = None) -> list[float]:
     """Places moved as little as needed to lie `gap` apart, so that labels do not overlap.
+
+    None is moved out of `within`, unless there is no room for all.
 
     >>> [round(p, 2) for p in apart([0.0, 0.1, 5.0], 1.0)]
     [-0.45, 0.55, 5.0]
+    >>> [round(p, 2) for p in apart([0.0, 0.1, 5.0], 1.0, within=(0.0, 5.0))]
+    [0.0, 1.0, 5.0]
     """
     order = sorted(range(len(places)), key=places.__getitem__)
     groups: list[list[int]] = []
@@ -74,6 +78,12 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
         start = _low(group, places, gap) + gap / 2
         for rank, index in enumerate(group):
             moved[index] = start + rank * gap
+    if within is not None:
+        low, high = within
+        for rank, index in enumerate(reversed(order)):
+            moved[index] = min(moved[index], high - rank * gap)
+        for rank, index in enumerate(order):
+            moved[index] = max(moved[index], low + rank * gap)
     return moved
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-from etascope.reporting.axes import Range, apart, log_range, log_ticks, plain_range
+from etascope.reporting.axes import Range, log_range, log_ticks, plain_range
+from etascope.reporting.ends import ends
 from etascope.reporting.figures import INK, MUTED, Figure, Trace, axis, label, layout, line, plain
 from etascope.reporting.palette import MARKS, rate_colour, scale
 from etascope.reporting.views import Curve, HighLow, Reference, ReferenceCurve, Response, behind
@@ -96,14 +96,16 @@ def curves_figure(curves: Sequence[Curve], chance: float | None) -> Figure | Non
     values = [v for c in curves for v in c.loss.values]
     logs = log_range([*values, chance], 0.04)
     low, high = logs or plain_range([*values, chance])
-    last = max(c.loss.steps[-1] for c in curves) + 1
+    last = max(2, *(c.loss.steps[-1] + 1 for c in curves))
+    labelled = len(lrs) <= LABELLED
+    edge = last**1.05 if labelled else float(last)  # room for the leaders of the names
     traces: list[Trace] = []
     if chance is not None:
-        traces.append(line((1, last), (chance, chance), MUTED, width=1, dash="dot"))
+        traces.append(line((1, edge), (chance, chance), MUTED, width=1, dash="dot"))
     for curve in sorted(curves, key=lambda c: -c.lr):
         traces += _loss(curve, rate_colour(curve.lr, lrs), whole=len(curves) <= FEW)
-    if len(lrs) <= LABELLED:
-        traces += _end_labels(curves, lrs, bool(logs), (low, high))
+    if labelled:
+        traces += _end_labels(curves, edge, (low, high), log=bool(logs))
     else:
         traces.append(_colour_bar(lrs))
     ticks = log_ticks(10**low, 10**high, 8) if logs else None
@@ -112,10 +114,10 @@ def curves_figure(curves: Sequence[Curve], chance: float | None) -> Figure | Non
             "update (step + 1)",
             log=True,
             ticks=log_ticks(1, last),
-            range=[0, math.log10(max(last, 2))],
+            range=[0, math.log10(edge)],
         ),
         axis("training loss", log=bool(logs), ticks=ticks, range=[low, high]),
-        right=58 if len(lrs) <= LABELLED else 20,
+        right=58 if labelled else 20,
     )
     alt = f"Training loss over the steps for {len(curves)} trials. " + " ".join(
         f"{rate(c.lr)}: highest {number(max(v for v in c.loss.values if v is not None))}, "
@@ -147,25 +149,15 @@ def _loss(curve: Curve, colour: str, *, whole: bool) -> list[Trace]:
     return traces
 
 
-def _end_labels(
-    curves: Sequence[Curve], lrs: Sequence[float], logs: bool, reach: Range
-) -> list[Trace]:
-    """Each rate beside the end of its line; labels that would overlap are moved apart."""
-
-    ends: dict[int, list[tuple[float, float]]] = {}
-    for lr in lrs:
-        curve = next(c for c in curves if c.lr == lr)
-        value = next((v for v in reversed(curve.loss.trend) if v is not None), None)
-        if value is not None:
-            ends.setdefault(curve.loss.steps[-1] + 1, []).append(
-                (lr, math.log10(value) if logs else value)
-            )
-    traces: list[Any] = []
-    for step, found in ends.items():
-        places = apart([place for _, place in found], 0.055 * (reach[1] - reach[0]))
-        for (lr, _), place in zip(found, places, strict=True):
-            y = 10**place if logs else place
-            traces.append(label(step, y, f" {rate(lr)}", rate_colour(lr, lrs)))
+def _end_labels(curves: Sequence[Curve], edge: float, reach: Range, *, log: bool) -> list[Trace]:
+    """The rates in a column at the right edge, a thin line leading from each curve to its name."""
+    lrs = [c.lr for c in curves]
+    traces: list[Trace] = []
+    for end in ends(curves, reach, 0.055, log=log):
+        colour = rate_colour(end.lr, lrs)
+        led = ((end.update, edge), (end.value, end.height))
+        traces.append(line(*led, colour, width=1, dash="dot"))
+        traces.append(label(edge, end.height, f" {rate(end.lr)}", colour))
     return traces
 
 

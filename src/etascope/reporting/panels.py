@@ -9,7 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from etascope.reporting.axes import apart, log_range, log_ticks, plain_range
+from etascope.reporting.axes import log_range, log_ticks, plain_range
+from etascope.reporting.ends import ends
 from etascope.reporting.palette import MARKS, rate_colour, scale
 from etascope.reporting.thinning import Drawn
 from etascope.reporting.views import AdamSchedule, Curve, ReferenceCurve, Response
@@ -132,7 +133,10 @@ def curves_panel(ax: Axes, curves: Sequence[Curve], chance: float | None) -> Non
     values = [*(v for c in curves for v in c.loss.values), chance]
     logs = log_range(values, 0.04)
     low, high = logs or plain_range(values)
-    _log_axis(ax, "x", 0.0, math.log10(max(2, *(c.loss.steps[-1] + 1 for c in curves))))
+    last = max(2, *(c.loss.steps[-1] + 1 for c in curves))
+    labelled = len(lrs) <= LABELLED
+    edge = last**1.05 if labelled else float(last)  # room for the leaders of the names
+    _log_axis(ax, "x", 0.0, math.log10(edge))
     _reach(ax, (low, high), log=bool(logs))
     if chance is not None:
         ax.axhline(chance, color=MUTED, lw=0.9, ls=":")
@@ -148,8 +152,8 @@ def curves_panel(ax: Axes, curves: Sequence[Curve], chance: float | None) -> Non
         )
         if few:
             ax.plot([s + 1 for s in series.trend_steps], _nan(series.trend), color=colour, lw=1.6)
-    if len(lrs) <= LABELLED:
-        _end_labels(ax, curves, lrs, (low, high), log=bool(logs))
+    if labelled:
+        _end_labels(ax, curves, edge, (low, high), log=bool(logs))
     else:
         _colour_bar(ax, lrs)
 
@@ -212,34 +216,22 @@ def _level(ax: Axes, level: float, text: str, *, above: bool) -> None:
 
 
 def _end_labels(
-    ax: Axes,
-    curves: Sequence[Curve],
-    lrs: Sequence[float],
-    reach: tuple[float, float],
-    *,
-    log: bool,
+    ax: Axes, curves: Sequence[Curve], edge: float, reach: tuple[float, float], *, log: bool
 ) -> None:
-    ends: dict[int, list[tuple[float, float]]] = {}
-    for lr in lrs:
-        curve = next(c for c in curves if c.lr == lr)
-        value = next((v for v in reversed(curve.loss.trend) if v is not None), None)
-        if value is not None:
-            place = math.log10(value) if log else value
-            ends.setdefault(curve.loss.steps[-1] + 1, []).append((lr, place))
-    for step, found in ends.items():
-        places = apart([place for _, place in found], 0.05 * (reach[1] - reach[0]))
-        for (lr, _), place in zip(found, places, strict=True):
-            ax.annotate(
-                rate(lr),
-                (step, 10**place if log else place),
-                xytext=(4, 0),
-                va="center",
-                textcoords="offset points",
-                color=rate_colour(lr, lrs),
-                fontsize=9,
-                bbox={"fc": "white", "ec": "none", "pad": 0.6, "alpha": 0.8},
-                zorder=4,
-            )
+    """The rates in a column at the right edge, a thin line leading from each curve to its name."""
+    lrs = [c.lr for c in curves]
+    for end in ends(curves, reach, 0.05, log=log):
+        colour = rate_colour(end.lr, lrs)
+        ax.plot((end.update, edge), (end.value, end.height), ":", color=colour, lw=0.9)
+        ax.annotate(
+            rate(end.lr),
+            (edge, end.height),
+            xytext=(4, 0),
+            va="center",
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
+        )
 
 
 def _colour_bar(ax: Axes, lrs: Sequence[float]) -> None:

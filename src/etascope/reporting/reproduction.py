@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any, NamedTuple
 
+from etascope.plan import HIGH, LADDER, LOW, STEPS, Plan, demo_targets, tenths
 from etascope.reporting.words import counted
 from etascope.study import Study
 
-# What the command line and `sweep` take when nothing is said.
-DEFAULTS: Mapping[str, Any] = {
-    "optimizer": "adam",
-    "schedule": "constant",
-    "clip": None,
-    "accumulate": 1,
-    "weight_decay": None,
-    "probe_every": 10,
-    "rung_examples": 1000,
-}
-DEMO = (0.5, 0.001)  # the rates that the built-in experiment trains to the horizon
-LADDER = (1e-5, 1e-4, 1e-2, 1e-1, 1.0)  # the rates that it pauses
+# What the command line and `sweep` take when nothing is said; the rungs are told apart.
+DEFAULTS = {f.name: f.default for f in fields(Plan) if f.name not in ("steps", "rungs")}
 
 
 class Reproduction(NamedTuple):
@@ -81,10 +73,17 @@ def _changes(study: Study) -> dict[str, Any]:
 
 def _rungs(study: Study) -> list[int]:
     """The rungs, where they are not the tenths of the horizon that `Plan` chooses by itself."""
-    steps = study.horizon
-    tenths = {r for k in range(1, 11) if (r := steps * k // 10)}
     given = [int(r) for r in study.plan.get("rungs", ())]
-    return [] if set(given) == tenths else [r for r in given if r < steps]
+    chosen = set(given) == set(tenths(study.horizon))
+    return [] if chosen else [r for r in given if r < study.horizon]
+
+
+def _words(study: Study) -> list[str]:
+    """The problem's reference as the words of a command line: its name, then options."""
+    try:
+        return shlex.split(study.reference or "") or [""]
+    except ValueError:  # an odd quote in the name of a file
+        return [study.reference or ""]
 
 
 def _command(study: Study) -> str | None:
@@ -98,32 +97,23 @@ def _command(study: Study) -> str | None:
     if study.reference is None or not by_name or study.seeds != tuple(range(count)):
         return None
     targets = _targets(study)
-    seeds = [] if count == 1 else [f"--seeds {count}"]
-    steps = [] if study.horizon == 1000 else [f"--steps {study.horizon}"]
-    pause = max(1, study.horizon // 5)
-    ladder = {lr: pause for lr in targets if lr not in DEMO}
-    if (
-        ladder
-        and study.reference.split()[0] == "mnist-cnn"
-        and not changes
-        and not _rungs(study)
-        and targets == {**dict.fromkeys(DEMO, study.horizon), **ladder}
-    ):
-        lrs = [] if set(ladder) == set(LADDER) else [f"--lrs {_joined(ladder)}"]
-        options = study.reference.split(" ", 1)[1:]
-        return " ".join(["etascope demo", *options, *steps, *seeds, *lrs, *_out(study)])
+    name, *options = _words(study)
+    settings = [] if study.horizon == STEPS else ["--steps", str(study.horizon)]
+    settings += [] if count == 1 else ["--seeds", str(count)]
+    out = ["--out", f"studies/{study.path.resolve().name}"]
+    ladder = [lr for lr in targets if lr not in (LOW, HIGH)]
+    demo = name == "mnist-cnn" and ladder and targets == demo_targets(study.horizon, ladder)
+    if demo and not changes and not _rungs(study):
+        lrs = [] if set(ladder) == set(LADDER) else ["--lrs", _joined(ladder)]
+        return shlex.join(["etascope", "demo", *options, *settings, *lrs, *out])
     if set(targets.values()) != {study.horizon} or _rungs(study):
         return None
-    flags = [f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in changes.items()]
-    words = ["etascope sweep", study.reference, f"--lrs {_joined(targets)}", *steps, *seeds]
-    return " ".join([*words, *flags, *_out(study)])
+    flags = [word for k, v in changes.items() for word in (f"--{k.replace('_', '-')}", str(v))]
+    words = [name, *options, "--lrs", _joined(targets), *settings, *flags]
+    return shlex.join(["etascope", "sweep", *words, *out])
 
 
-def _out(study: Study) -> list[str]:
-    return [f"--out {shlex.quote('studies/' + study.path.resolve().name)}"]
-
-
-def _joined(lrs: Mapping[float, int]) -> str:
+def _joined(lrs: Iterable[float]) -> str:
     return ",".join(f"{lr!r}" for lr in lrs)
 
 
@@ -135,8 +125,8 @@ def _python(study: Study) -> str:
     if study.reference is None:
         lines += [f"# problem: the es.Problem called {study.problem.name!r}, given in Python", ""]
     else:
-        name, *options = study.reference.split(" --")
-        given = [_keyword(*option.split(" ", 1)) for option in options]
+        name, *options = _words(study)
+        given = [_keyword(k, v) for k, v in zip(options[::2], options[1::2], strict=False)]
         problem = f"es.get_problem({', '.join([_quoted(name), *given])})"
     lines.append("study = es.sweep(")
     lines.append(f"    {problem},")
@@ -162,7 +152,7 @@ def _keyword(name: str, value: str) -> str:
         text = repr(float(value))
     except ValueError:
         text = _quoted(value)
-    return f"{name.replace('-', '_')}={text}"
+    return f"{name.removeprefix('--').replace('-', '_')}={text}"
 
 
 def _quoted(text: str) -> str:

@@ -8,18 +8,18 @@ from rich.table import Table
 from rich.text import Text
 
 from etascope.reporting.answer import answer
+from etascope.reporting.palette import MARKS
 from etascope.reporting.rates import Row, Spread, table
 from etascope.reporting.words import number, rate, share
 from etascope.study import Study
 
-# Never by colour alone: each verdict has a sign of its own.
-SIGNS = {
-    "best": ("★", "bold green"),
-    "good": ("●", "green"),
-    "too slow": ("▼", "blue"),
-    "stuck": ("■", "yellow"),
-    "diverged": ("✖", "red"),
-    "undecided": ("?", "dim"),
+STYLES = {
+    "best": "bold green",
+    "good": "green",
+    "too slow": "blue",
+    "stuck": "yellow",
+    "diverged": "red",
+    "undecided": "dim",
 }
 
 
@@ -59,7 +59,6 @@ def summary(study: Study) -> RenderableType:
 
 def _cells(row: Row) -> list[str | Text]:
     low, high = row.steps
-    sign, style = SIGNS[row.verdict]
     as_of = f" (at step {row.as_of})" if row.provisional and row.as_of else ""
     return [
         rate(row.lr),
@@ -69,7 +68,7 @@ def _cells(row: Row) -> list[str | Text]:
         _mean(row.metric, metric=True),
         _mean(row.test_metric, metric=True),
         _mean(row.peak_loss),
-        Text(f"{sign} {row.verdict}{as_of}", style=style),
+        Text(f"{MARKS[row.verdict].glyph} {row.verdict}{as_of}", style=STYLES[row.verdict]),
     ]
 
 
