@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 import etascope as es
 from etascope.engines.base import Work
 from etascope.engines.handover import Parcel, pack_problem, unpack_problem
-from etascope.engines.processes import ATTEMPTS, ProcessesEngine
+from etascope.engines.jobs import ATTEMPTS
+from etascope.engines.processes import ProcessesEngine
 from etascope.engines.serial import SerialEngine
 from etascope.plan import Plan
 from etascope.records import TrialId

@@ -1,7 +1,6 @@
 """Trials side by side on the cores of this machine: one worker process a core, one thread each.
 
-A worker takes one trial at a time. Where it dies, the trial goes on in another one from its last
-rung; a trial whose worker died three times without a rung in between has failed.
+A worker takes one trial at a time; what its death means is in `etascope.engines.jobs`.
 """
 
 from __future__ import annotations
@@ -14,22 +13,20 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Self
 
 from etascope.engines.base import Done, Work
 from etascope.engines.handover import Parcel, pack_problem, receive_state, send_state
+from etascope.engines.jobs import ATTEMPTS, Job
 from etascope.environment import size, usable_cores
 from etascope.errors import EtascopeError
 from etascope.plan import Plan
 from etascope.problems.problem import Problem
-from etascope.records import Burst, Failure
+from etascope.records import Burst
 from etascope.trial import Stopping, Tick
 
-ATTEMPTS = 3  # deaths of a worker without a rung in between that a trial is allowed
 POLL_SECONDS = 0.1  # how often the wish to stop is looked at
-REMEDY = "give it more memory (a smaller batch, fewer workers), or mend the code that crashes"
 
 COMMAND = "import sys; sys.path[:] = {path!r}; from etascope.engines.worker import main; main()"
 # glibc gives large blocks back to the kernel and faults them in again at every step, which costs
@@ -43,21 +40,12 @@ ENVIRONMENT = {
 }
 
 
-@dataclass
-class _Job:
-    """A piece of work with the last state it reached, and how often its worker died since."""
-
-    work: Work
-    deaths: int = 0
-    finished: bool = False
-
-
 class _Worker:
     """A worker process, seen from here."""
 
     def __init__(self, parcel: Parcel) -> None:
         self.connection, theirs = Pipe()
-        self.job: _Job | None = None
+        self.job: Job | None = None
         self.ready = self.told_to_stop = False
         arguments = json.dumps([theirs.fileno(), parcel.descriptor, parcel.places])
         path = [entry or os.getcwd() for entry in sys.path]
@@ -71,7 +59,7 @@ class _Worker:
         finally:
             theirs.close()
 
-    def begin(self, job: _Job) -> None:
+    def begin(self, job: Job) -> None:
         """Give it work; it must be idle."""
         self.job, self.told_to_stop = job, False
         work = job.work
@@ -109,7 +97,7 @@ class ProcessesEngine:
         self.at_once = workers or usable_cores()
         self._parcel = pack_problem(problem, plan)
         self._workers: list[_Worker] = []
-        self._retries: deque[_Job] = deque()
+        self._retries: deque[Job] = deque()
         self._stillborn = 0
         some = "1 worker process" if self.at_once == 1 else f"{self.at_once} worker processes"
         memory = f"{size(self._parcel.shared_bytes)} of tensors and arrays shared"
@@ -165,7 +153,7 @@ class ProcessesEngine:
                 piece = next(waiting, None)
                 if piece is None:
                     return
-                job = _Job(piece)
+                job = Job(piece)
             if worker is None:
                 worker = _Worker(self._parcel)
                 self._workers.append(worker)
@@ -199,12 +187,7 @@ class ProcessesEngine:
     def _done(self, worker: _Worker, burst: Burst, length: int) -> Done:
         state = receive_state(worker.connection, length) if length else None
         assert worker.job is not None
-        target = worker.job.work.target
-        # From here on a death costs the work since this burst only.
-        worker.job = _Job(
-            Work(burst.trial, target, burst.stop, state),
-            finished=burst.failure is not None or burst.stop >= target,
-        )
+        worker.job.reached(burst, state)
         return Done(burst, state)
 
     def _bury(self, worker: _Worker) -> Done | None:
@@ -218,18 +201,10 @@ class ProcessesEngine:
                 raise EtascopeError(f"worker processes do not start ({_told(status)})")
         if job is None or job.finished:
             return None
-        job.deaths += worker.ready
-        if job.deaths < ATTEMPTS:
+        failed = job.died(_told(status)) if worker.ready else None
+        if failed is None:
             self._retries.appendleft(job)
-            return None
-        return Done(_failed(job, status), None)
-
-
-def _failed(job: _Job, status: int) -> Burst:
-    step = job.work.step
-    message = f"its worker process died {ATTEMPTS} times after step {step} ({_told(status)})"
-    failure = Failure(step, "worker", None, message, REMEDY)
-    return Burst(job.work.trial, step, step, (), (), (), (), failure, 0.0)
+        return failed
 
 
 def _told(status: int) -> str:
