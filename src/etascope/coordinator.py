@@ -71,6 +71,7 @@ def sweep(
     precision: str = "float32",
     engine: str = "auto",
     workers: int | None = None,
+    address: str | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Study:
@@ -88,9 +89,13 @@ def sweep(
         seeds: how many seeds (0, 1, ...), or which.
         optimizer, schedule, clip, accumulate, weight_decay, rungs, probe_every, rung_examples,
             precision: see `Plan`.
-        engine: what trains: `serial`, `processes` (one worker a core), or `auto`, which picks and
-            says why. The records are the same whatever trains.
-        workers: how many trials at a time; by default as many as the machine has cores.
+        engine: what trains: `serial`, `processes` (one worker a core), `ray` (one actor a CPU of a
+            Ray cluster), or `auto`, which picks and says why. The records are the same whatever
+            trains.
+        workers: how many trials at a time; by default as many as the machine or the cluster has
+            cores.
+        address: of a running Ray cluster, for engine `ray`: `host:port` or `auto`; by default one
+            is started on this machine, for this study only.
         out: the study directory; by default `studies/<problem>-<optimizer>-<steps>`.
         progress: is told how it goes.
 
@@ -136,6 +141,8 @@ def sweep(
         raise UsageError(f"no engine is called {engine!r}; choose from {', '.join(ENGINES)}")
     if workers is not None:
         workers = whole("workers", workers, least=1)
+    if address is not None and engine != "ray":
+        raise UsageError(f"address is of a Ray cluster, and engine is {engine!r}; use engine ray")
     targets = targets_of(check_targets(lrs, plan.steps), check_seeds(seeds))
     directory = Path(out) if out is not None else _default_out(problem, plan)
     if directory.exists() and not directory.is_dir():
@@ -145,7 +152,7 @@ def sweep(
     with Journal(directory) as journal:
         _open(journal, problem, plan, facts)
         training = _Training(journal, problem, plan, targets, progress or Silent())
-        training.run(engine, workers)
+        training.run(engine, workers, address)
     return open_study(directory)
 
 
@@ -258,7 +265,7 @@ class _Training:
         self._checkpoints = Checkpoints(journal.directory)
         self._checkpoints.keep_only(self._kept)
 
-    def run(self, engine: str, workers: int | None) -> None:
+    def run(self, engine: str, workers: int | None, address: str | None = None) -> None:
         """Train until every trial is where it was asked to be; KeyboardInterrupt after Ctrl-C."""
         if not self._waiting:
             self._progress.begin(self._study, {})
@@ -266,7 +273,12 @@ class _Training:
         cost = rehearse(self._problem, self._plan, next(iter(self._waiting)))
         steps = sum(t - self._kept.get(trial, 0) for trial, t in self._waiting.items())
         chosen, line = choose_engine(
-            engine, self._problem, self._plan, workers, steps * cost.step_seconds
+            engine,
+            self._problem,
+            self._plan,
+            workers,
+            steps * cost.step_seconds,
+            address=address,
         )
         self._progress.note(line)
         self._progress.note(self._disk(cost.state_bytes, chosen.at_once))

@@ -9,6 +9,7 @@ from torch import nn
 
 from etascope.engines.base import Work
 from etascope.engines.processes import ProcessesEngine
+from etascope.engines.ray import RayEngine
 from etascope.engines.serial import SerialEngine
 from etascope.plan import Plan
 from etascope.records import TrialId, merge
@@ -16,11 +17,14 @@ from etascope.records import TrialId, merge
 ENGINES = {
     "serial": SerialEngine,
     "processes": lambda problem, plan: ProcessesEngine(problem, plan, workers=2),
+    "ray": lambda problem, plan: RayEngine(problem, plan, workers=2),
 }
 
 
 @pytest.fixture(params=ENGINES)
 def make(request):
+    if request.param == "ray":
+        request.getfixturevalue("ray_connection")  # one cluster for all: starting it takes seconds
     return ENGINES[request.param]
 
 

@@ -10,6 +10,7 @@ import torch
 
 from etascope.engines.base import Engine
 from etascope.engines.processes import ProcessesEngine
+from etascope.engines.ray import RayEngine
 from etascope.engines.serial import SerialEngine
 from etascope.errors import UsageError
 from etascope.plan import ENGINES, Plan
@@ -43,7 +44,13 @@ def rehearse(problem: Problem, plan: Plan, trial: TrialId) -> Rehearsal:
 
 
 def choose_engine(
-    name: str, problem: Problem, plan: Plan, workers: int | None, seconds: float
+    name: str,
+    problem: Problem,
+    plan: Plan,
+    workers: int | None,
+    seconds: float,
+    *,
+    address: str | None = None,
 ) -> tuple[Engine, str]:
     """The engine, and one line that says what it is and why.
 
@@ -52,6 +59,7 @@ def choose_engine(
         problem, plan: what it is to train.
         workers: how many processes or actors; None for what the machine has.
         seconds: about how long the work takes on one core.
+        address: of a running Ray cluster; None for one of this machine.
 
     Raises:
         UsageError: if there is no such engine, or it cannot train this problem.
@@ -61,6 +69,8 @@ def choose_engine(
         engine, why = SerialEngine(problem, plan), ""
     elif name == "processes":
         engine, why = ProcessesEngine(problem, plan, workers), ""
+    elif name == "ray":
+        engine, why = RayEngine(problem, plan, workers, address), ""
     elif name == "auto":
         engine, why = _automatic(problem, plan, workers, seconds)
     else:
