@@ -124,6 +124,13 @@ def test_an_address_belongs_to_the_ray_engine(tmp_path):
         es.sweep(line_problem(), [0.1], steps=5, address="auto", out=tmp_path / "a")
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:10001"])
+def test_an_address_where_no_cluster_answers_is_one_clear_error(tmp_path, address):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'etascope[ray]'")
+    with pytest.raises(es.UsageError, match=r"give host:port|give the host:port"):
+        es.sweep(line_problem(), [0.1], steps=5, engine="ray", address=address, out=tmp_path / "a")
+
+
 def test_a_problem_that_cannot_leave_the_process_is_refused_before_ray_starts(tmp_path):
     lock = threading.Lock()
 
@@ -138,62 +145,68 @@ def test_a_problem_that_cannot_leave_the_process_is_refused_before_ray_starts(tm
 # The study ------------------------------------------------------------------------------------
 
 
-def test_ray_gives_the_study_that_serial_gives_and_leaves_a_connection_as_it_is(
-    ray_connection, tmp_path
+STUDY = """
+import sys
+sys.path.insert(0, {here!r})
+import etascope as es
+from small import blobs_problem
+es.sweep(blobs_problem(), [0.1, 1e-3, 3.0], steps=20, optimizer="sgd", out={out!r},
+         engine="ray", workers=2, address={address!r})
+"""
+
+
+def test_a_cluster_that_runs_already_gives_the_study_that_serial_gives(
+    ray_connection, as_the_cluster, tmp_path
 ):
     import ray
 
-    options = {"steps": 20, "seeds": 2, "optimizer": sgd}
-    rates = [0.1, 1e-3, 3.0]
-    one = es.sweep(blobs_problem(), rates, engine="serial", out=tmp_path / "a", **options)
-    two = es.sweep(blobs_problem(), rates, engine="ray", workers=2, out=tmp_path / "b", **options)
+    address = ray.get_runtime_context().gcs_address
+    code = STUDY.format(here=str(HERE), out=str(tmp_path / "b"), address=address)
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert ray.is_initialized()
+    one = es.sweep(
+        blobs_problem(),
+        [0.1, 1e-3, 3.0],
+        steps=20,
+        optimizer="sgd",
+        engine="serial",
+        out=tmp_path / "a",
+    )
+    two = es.open_study(tmp_path / "b")
     for ours, theirs in zip(one.trials, two.trials, strict=True):
         assert ours.loss.tolist() == theirs.loss.tolist()
         assert ours.evaluations == theirs.evaluations
     assert one.verdicts == two.verdicts
-    assert ray.is_initialized()
 
 
 # Dying ----------------------------------------------------------------------------------------
 
 
-def test_an_actor_that_dies_costs_the_work_since_the_last_rung_and_nothing_else(
+def test_a_trial_that_kills_its_actor_three_times_has_failed_and_no_other_has(
     ray_connection, tmp_path
 ):
-    problem, optimizer = deadly(tmp_path, 1)
-    plan = Plan(steps=12, optimizer=optimizer, rungs=(12,))
-    work = work_of((0.1, 0.2, 0.3), 12)
-    with RayEngine(problem, plan, workers=2) as engine:
-        ours = losses(engine, work)
-    assert len(list(tmp_path.iterdir())) == 1
-    with SerialEngine(problem, plan) as oracle:
-        assert ours == losses(oracle, work)
-
-
-def test_a_trial_that_kills_its_actor_three_times_has_failed(ray_connection, tmp_path):
     problem, optimizer = deadly(tmp_path, 100)
     plan = Plan(steps=12, optimizer=optimizer, rungs=(4, 12))
     bursts = {}
     with RayEngine(problem, plan, workers=2) as engine:
-        for burst, _ in engine.run(work_of((0.1, 0.2), 12)):
+        for burst, _ in engine.run(work_of((0.1, 0.2, 0.3), 12)):
             bursts.setdefault(burst.trial.lr, []).append(burst)
     assert len(list(tmp_path.iterdir())) == ATTEMPTS
     failure = bursts[0.2][-1].failure
     assert failure.cause == "worker"
     assert failure.step == 4
-    assert bursts[0.1][-1].stop == 12
+    with SerialEngine(problem, plan) as oracle:
+        whole = losses(oracle, work_of((0.1, 0.3), 12))
+    for trial, loss in whole.items():
+        assert [one for burst in bursts[trial.lr] for one in burst.loss] == loss
 
 
 def test_a_node_that_dies_costs_the_work_since_the_last_rung_and_nothing_else(
-    ray_connection, monkeypatch
+    ray_connection, as_the_cluster
 ):
     import ray
     from ray.cluster_utils import Cluster
 
-    from etascope.engines.ray_cluster import _token
-
-    monkeypatch.setenv("RAY_AUTH_TOKEN", _token())
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     cluster = Cluster()
     cluster.head_node = ray._private.worker._global_node
     node = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")

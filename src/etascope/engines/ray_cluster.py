@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ def connected(address: str | None, cpus: int) -> Iterator[str]:
             f"{address!r} goes through Ray's client; run on a machine of the cluster and give "
             "host:port, or auto"
         )
+    if address is not None:
+        _knock(address)
     directory = None
     with ExitStack() as held:
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
@@ -71,6 +74,20 @@ def connected(address: str | None, cpus: int) -> Iterator[str]:
                     else f"Ray does not start on this machine ({told}); use engine processes"
                 ) from error
         yield where
+
+
+def _knock(address: str) -> None:
+    """Raise UsageError where nobody listens: Ray itself takes minutes to say so."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():  # auto, which Ray looks up
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"no Ray cluster answers at {address!r} ({error}); give the host:port that "
+            "ray start has printed, or auto on a machine of the cluster"
+        ) from error
 
 
 def _import_ray() -> Any:
