@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +103,53 @@ def told(bursts: list[Burst], target: int) -> tuple[object, ...]:
         history.failure,
         [(b.start, b.stop) for b in bursts],
     )
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes that a process and its children have started."""
+    return {pid for child in children(pid) for pid in (child, *descendants(child))}
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended (a zombie has)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Return once something is so; an AssertionError after that many seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+def losses(engine: Engine, work: Iterable[Work]) -> dict[TrialId, list[float]]:
+    """The training losses of each trial."""
+    found: dict[TrialId, list[float]] = {}
+    for burst, _ in engine.run(work):
+        found.setdefault(burst.trial, []).extend(burst.loss)
+    return found
+
+
+def deadly(flag: Path, times: int) -> tuple[es.Problem, Callable[..., torch.optim.Optimizer]]:
+    """A problem whose worker is killed at step 7 of rate 0.2, so many times, and its optimizer."""
+    now = {"lr": 0.0, "step": 0}
+
+    def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        if model.training and abs(now["lr"] - 0.2) < 1e-9 and now["step"] == 7:
+            marks = list(Path(flag).iterdir())
+            if len(marks) < times:
+                (Path(flag) / str(len(marks))).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return (model(batch[0]) - batch[1]).square().mean()
+
+    def optimizer(model: nn.Module, lr: float) -> torch.optim.Optimizer:
+        made = torch.optim.SGD(model.parameters(), lr=lr)
+        now.update(lr=lr, step=0)
+        made.register_step_post_hook(lambda *_: now.update(step=now["step"] + 1))
+        return made
+
+    return line_problem(loss=loss), optimizer

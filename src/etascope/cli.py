@@ -48,6 +48,10 @@ KeepProb = Annotated[
 ]
 EngineOption = Annotated[str, typer.Option(help=f"What trains: {', '.join(ENGINES)}.")]
 Workers = Annotated[int | None, typer.Option(help="Trials at a time; as many as cores if none.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A running Ray cluster, for engine ray; one of this machine if none."),
+]
 Precision = Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")]
 Seeds = Annotated[int, typer.Option(help="How many seeds each rate is trained with.")]
 
@@ -74,6 +78,7 @@ def demo(
     precision: Precision = "float32",
     engine: EngineOption = "auto",
     workers: Workers = None,
+    address: Address = None,
     out: Out = Path("studies/demo"),
 ) -> None:
     """Run the built-in experiment end to end: MNIST, Adam, the rates 0.5 and 0.001, the report."""
@@ -89,6 +94,7 @@ def demo(
         precision=precision,
         engine=engine,
         workers=workers,
+        address=address,
         out=out,
     )
     page = es.report(study, study.path / "report.html")
@@ -122,6 +128,7 @@ def sweep(
     precision: Precision = "float32",
     engine: EngineOption = "auto",
     workers: Workers = None,
+    address: Address = None,
     data: Data = None,
     keep_prob: KeepProb = None,
     out: Out = None,
@@ -144,6 +151,7 @@ def sweep(
         precision=precision,
         engine=engine,
         workers=workers,
+        address=address,
         out=out,
     )
     _show(study)

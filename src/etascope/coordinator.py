@@ -47,6 +47,7 @@ def sweep(
     precision: str = "float32",
     engine: str = "auto",
     workers: int | None = None,
+    address: str | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Study:
@@ -65,10 +66,13 @@ def sweep(
         optimizer, schedule, clip, accumulate, weight_decay, rungs, probe_every, rung_examples,
             precision: see `Plan`.
         engine: what trains: `serial`, `processes` (one worker a core), `stacked` (all rates of a
-            seed as one program, for accelerators), or `auto`, which picks and says why. The
-            records are the same whatever trains, but for the rounding of `stacked`.
-        workers: how many trials at a time; by default as many as the machine has cores, or as
-            many as the accelerator has memory for.
+            seed as one program, for accelerators), `ray` (one actor a CPU of a Ray cluster), or
+            `auto`, which picks and says why. The records are the same whatever trains, but for the
+            rounding of `stacked`.
+        workers: how many trials at a time; by default as many as the machine or the cluster has
+            cores, or as many as the accelerator has memory for.
+        address: of a running Ray cluster, for engine `ray`: `host:port` or `auto`; by default one
+            is started on this machine, for this study only.
         out: the study directory; by default `studies/<problem>-<optimizer>-<steps>`.
         progress: is told how it goes.
 
@@ -114,6 +118,8 @@ def sweep(
         raise UsageError(f"no engine is called {engine!r}; choose from {', '.join(ENGINES)}")
     if workers is not None:
         workers = whole("workers", workers, least=1)
+    if address is not None and engine != "ray":
+        raise UsageError(f"address is of a Ray cluster, and engine is {engine!r}; use engine ray")
     targets = targets_of(check_targets(lrs, plan.steps), check_seeds(seeds))
     directory = check_out(_default_out(problem, plan) if out is None else out)
     parts = check_parts(problem)
@@ -126,7 +132,7 @@ def sweep(
         with Journal(directory) as journal:
             _open(journal, problem, plan, facts)
             training = Training(journal, problem, plan, targets, progress or Silent())
-            training.run(engine, workers, crew, cost)
+            training.run(engine, crew, cost, workers=workers, address=address)
     return open_study(directory)
 
 

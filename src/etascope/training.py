@@ -89,7 +89,15 @@ class Training:
         self._checkpoints = Checkpoints(journal.directory)
         self._checkpoints.keep_only(self._kept)
 
-    def run(self, engine: str, workers: int | None, crew: Crew, cost: Rehearsal) -> None:
+    def run(
+        self,
+        engine: str,
+        crew: Crew,
+        cost: Rehearsal,
+        *,
+        workers: int | None,
+        address: str | None,
+    ) -> None:
         """Train until every trial is where it was asked to be; KeyboardInterrupt after Ctrl-C."""
         if not self._waiting:
             self._progress.begin(self._study, {})
@@ -102,6 +110,7 @@ class Training:
             workers=workers,
             crew=crew,
             seconds=steps * cost.step_seconds,
+            address=address,
         )
         self._progress.note(line)
         self._progress.note(self._disk(cost.state_bytes, chosen.at_once))

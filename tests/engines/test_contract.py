@@ -9,6 +9,7 @@ from torch import nn
 
 from etascope.engines.base import Work
 from etascope.engines.processes import ProcessesEngine
+from etascope.engines.ray import RayEngine
 from etascope.engines.serial import SerialEngine
 from etascope.engines.stacked import StackedEngine
 from etascope.plan import Plan
@@ -18,6 +19,7 @@ ENGINES = {
     "serial": SerialEngine,
     "processes": lambda problem, plan: ProcessesEngine(problem, plan, workers=2),
     "stacked": StackedEngine,
+    "ray": lambda problem, plan: RayEngine(problem, plan, workers=2),
 }
 
 
@@ -26,6 +28,8 @@ ROUNDING = 1e-4  # a stack adds in another order; no other engine differs in a s
 
 @pytest.fixture(params=ENGINES)
 def make(request):
+    if request.param == "ray":
+        request.getfixturevalue("ray_connection")  # one cluster for all: starting it takes seconds
     return ENGINES[request.param]
 
 

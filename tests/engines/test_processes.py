@@ -5,18 +5,26 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from small import blobs_problem, children, line_problem
+from small import (
+    blobs_problem,
+    children,
+    deadly,
+    gone,
+    line_problem,
+    losses,
+    wait_until,
+)
 from torch.utils.data import Dataset
 
 import etascope as es
 from etascope.engines.base import Work
 from etascope.engines.handover import Parcel, pack_problem, unpack_problem
-from etascope.engines.processes import ATTEMPTS, ProcessesEngine
+from etascope.engines.jobs import ATTEMPTS
+from etascope.engines.processes import ProcessesEngine
 from etascope.engines.serial import SerialEngine
 from etascope.plan import Plan
 from etascope.records import TrialId
@@ -26,28 +34,6 @@ HERE = Path(__file__).parent.parent
 
 def sgd(model, lr):
     return torch.optim.SGD(model.parameters(), lr=lr)
-
-
-def losses(engine, work):
-    found = {}
-    for burst, _ in engine.run(work):
-        found.setdefault(burst.trial, []).extend(burst.loss)
-    return found
-
-
-def gone(pid):
-    """Whether a process has ended (a zombie has)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.01)
 
 
 # Handing over ---------------------------------------------------------------------------------
@@ -148,27 +134,6 @@ def test_a_script_without_a_main_guard_is_not_run_again(tmp_path):
 
 
 # Dying ----------------------------------------------------------------------------------------
-
-
-def deadly(flag, times):
-    """A problem whose worker is killed at step 7 of rate 0.2, so many times."""
-
-    def loss(model, batch):
-        if model.training and abs(loss.lr - 0.2) < 1e-9 and loss.step == 7:
-            marks = list(Path(flag).iterdir())
-            if len(marks) < times:
-                (Path(flag) / str(len(marks))).touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-        return (model(batch[0]) - batch[1]).square().mean()
-
-    def optimizer(model, lr):
-        made = sgd(model, lr)
-        loss.lr, loss.step = lr, 0
-        made.register_step_post_hook(lambda *_: setattr(loss, "step", loss.step + 1))
-        return made
-
-    loss.lr, loss.step = 0.0, 0
-    return line_problem(loss=loss), optimizer
 
 
 @pytest.mark.parametrize("times", [1, ATTEMPTS - 1])

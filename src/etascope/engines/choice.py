@@ -12,6 +12,7 @@ import torch
 from etascope.engines.base import Engine
 from etascope.engines.crew import Crew
 from etascope.engines.processes import ProcessesEngine
+from etascope.engines.ray import RayEngine
 from etascope.engines.serial import SerialEngine
 from etascope.engines.stacked import StackedEngine
 from etascope.environment import usable_cores
@@ -70,7 +71,14 @@ def recruit(name: str, problem: Problem, workers: int | None, trials: int, secon
 
 
 def choose_engine(
-    name: str, problem: Problem, plan: Plan, *, workers: int | None, crew: Crew, seconds: float
+    name: str,
+    problem: Problem,
+    plan: Plan,
+    *,
+    workers: int | None,
+    crew: Crew,
+    seconds: float,
+    address: str | None = None,
 ) -> tuple[Engine, str]:
     """The engine, and one line that says what it is and why.
 
@@ -80,6 +88,7 @@ def choose_engine(
         workers: how many trials at a time; None for what the engine finds best.
         crew: the worker processes that it may have.
         seconds: about how long the work takes on one core.
+        address: of a running Ray cluster; None for one of this machine.
 
     Raises:
         UsageError: if there is no such engine, or it cannot train this problem.
@@ -91,6 +100,8 @@ def choose_engine(
         engine, why = ProcessesEngine(problem, plan, crew), ""
     elif name == "stacked":
         engine, why = StackedEngine(problem, plan, workers), ""
+    elif name == "ray":
+        engine, why = RayEngine(problem, plan, workers, address), ""
     elif name == "auto":
         engine, why = _automatic(problem, plan, workers, crew, seconds)
     else:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from multiprocessing.connection import Pipe
 from typing import Self
 
-from etascope.engines.base import Work
 from etascope.engines.handover import Parcel, send_problem, send_state
+from etascope.engines.jobs import Job
 from etascope.environment import usable_cores
 
 COMMAND = "import sys; sys.path[:] = {path!r}; from etascope.engines.worker import main; main()"
@@ -24,15 +23,6 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
 }
 TUNABLES = "glibc.malloc.hugetlb=1"  # large pages where the kernel offers them: a twentieth
-
-
-@dataclass
-class Job:
-    """A piece of work with the last state it reached, and how often its worker died since."""
-
-    work: Work
-    deaths: int = 0
-    finished: bool = False
 
 
 class Worker:

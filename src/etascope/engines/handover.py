@@ -1,9 +1,10 @@
-"""How a problem and the states of its trials get from one process of this machine to another.
+"""How a problem and the states of its trials get from one process to another.
 
-Tensors and arrays are put into one file in memory that every worker maps: no worker has a copy of
-its own. Everything else of the problem is pickled by value where a fresh process could not import
-it (notebooks, `__main__`, lambdas). All of it stays in memory between own processes; nothing is
-written to a disk.
+The memory of tensors and arrays is put aside, so that the workers of a machine can share it: on
+this one through a file in memory that each maps, elsewhere through Ray's object store. Everything
+else of the problem is pickled, by value where the receiver could not import it (notebooks,
+`__main__`, lambdas). All of it stays in memory between own processes; nothing is written to a
+disk.
 """
 
 from __future__ import annotations
@@ -13,11 +14,17 @@ import io
 import mmap
 import os
 import pickle
+import site
 import sys
+import sysconfig
 import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from importlib.machinery import PathFinder
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
+from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -40,12 +47,18 @@ def memory_file() -> int:
         return os.dup(file.fileno())
 
 
-def write_buffers(buffers: list[memoryview]) -> tuple[int, list[tuple[int, int]]]:
-    """A memory file that holds the buffers, and where each of them is: (offset, length)."""
-    places, end = [], 0
+def lay_out(buffers: Sequence[memoryview], start: int = 0) -> tuple[list[tuple[int, int]], int]:
+    """Where each buffer goes in one piece of memory, (offset, length), and where the last ends."""
+    places, end = [], start
     for buffer in buffers:
         places.append((end, buffer.nbytes))
         end += -(-buffer.nbytes // ALIGNMENT) * ALIGNMENT
+    return places, end
+
+
+def write_buffers(buffers: list[memoryview]) -> tuple[int, list[tuple[int, int]]]:
+    """A memory file that holds the buffers, and where each of them is: (offset, length)."""
+    places, end = lay_out(buffers)
     descriptor = memory_file()
     os.ftruncate(descriptor, max(end, 1))
     with mmap.mmap(descriptor, max(end, 1)) as target:
@@ -95,10 +108,10 @@ class Parcel(NamedTuple):
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Puts the memory of tensors aside and pickles by value what cannot be imported."""
 
-    def __init__(self, file: io.BytesIO) -> None:
+    def __init__(self, file: io.BytesIO, can_be_imported: Callable[[str], bool]) -> None:
         self.buffers: list[memoryview] = []
         self._storages: dict[int, int] = {}
-        self._importable: dict[str, bool] = {}
+        self._can_be_imported = cache(can_be_imported)
         super().__init__(file, protocol=5, buffer_callback=self._put_aside)
 
     def _put_aside(self, buffer: pickle.PickleBuffer) -> None:
@@ -118,15 +131,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         module = obj.__module__ if isinstance(obj, (type, FunctionType)) else "__main__"
-        if module in sys.modules and module != "__main__":
-            if module not in self._importable:
-                self._importable[module] = _can_be_imported(module)
-            if not self._importable[module]:
-                cloudpickle.register_pickle_by_value(sys.modules[module])
-                try:
-                    return super().reducer_override(obj)
-                finally:
-                    cloudpickle.unregister_pickle_by_value(sys.modules[module])
+        known = module in sys.modules and module != "__main__"
+        if known and not self._can_be_imported(module):
+            cloudpickle.register_pickle_by_value(sys.modules[module])
+            try:
+                return super().reducer_override(obj)
+            finally:
+                cloudpickle.unregister_pickle_by_value(sys.modules[module])
         return super().reducer_override(obj)
 
 
@@ -144,8 +155,13 @@ class _Unpickler(pickle.Unpickler):
         return tensor.requires_grad_(requires_grad)
 
 
-def pack_problem(problem: Problem, plan: Plan) -> Parcel:
-    """Put a problem and its plan into a memory file.
+def pickle_problem(problem: Problem, plan: Plan, *, elsewhere: bool = False) -> list[memoryview]:
+    """A problem and its plan as a pickle, followed by the memory of tensors and arrays.
+
+    Args:
+        problem, plan: what is handed over.
+        elsewhere: whether the receiver may stand on another machine, which has the same packages
+            installed and none of our other files.
 
     Raises:
         UsageError: if something in it (an open file, a lock) cannot leave this process.
@@ -154,7 +170,7 @@ def pack_problem(problem: Problem, plan: Plan) -> Parcel:
     for name in ("train", "valid", "test"):
         object.__setattr__(bare, name, None)
     file = io.BytesIO()
-    pickler = _Pickler(file)
+    pickler = _Pickler(file, _is_installed if elsewhere else _can_be_imported)
     try:
         pickler.dump((bare, plan))
     except Exception as error:
@@ -163,7 +179,21 @@ def pack_problem(problem: Problem, plan: Plan) -> Parcel:
             f"the problem cannot be handed to another process ({type(error).__name__}: {text}); "
             "open files and connections inside the functions that use them, or use engine serial"
         ) from error
-    return Parcel(*write_buffers([memoryview(file.getbuffer()), *pickler.buffers]))
+    return [memoryview(file.getbuffer()), *pickler.buffers]
+
+
+def unpickle_problem(parts: Iterable[memoryview]) -> tuple[Problem, Plan]:
+    """The problem and the plan of `pickle_problem`; they keep using the memory handed in."""
+    data, *buffers = parts
+    with warnings.catch_warnings():  # memory that must not be written to is none of torch's cares
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        problem, plan = _Unpickler(data, buffers).load()
+    return problem, plan
+
+
+def pack_problem(problem: Problem, plan: Plan) -> Parcel:
+    """Put a problem and its plan into a memory file; raises as `pickle_problem` does."""
+    return Parcel(*write_buffers(pickle_problem(problem, plan)))
 
 
 def send_problem(connection: Connection, parcel: Parcel) -> None:
@@ -187,9 +217,7 @@ def unpack_problem(parcel: Parcel) -> tuple[Problem, Plan]:
     length = os.fstat(parcel.descriptor).st_size
     # A private mapping: pages are shared until somebody writes to one.
     mapped = mmap.mmap(parcel.descriptor, length, flags=mmap.MAP_PRIVATE)
-    data, *buffers = (memoryview(mapped)[at : at + n] for at, n in parcel.places)
-    problem, plan = _Unpickler(data, buffers).load()
-    return problem, plan
+    return unpickle_problem(memoryview(mapped)[at : at + n] for at, n in parcel.places)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -221,4 +249,24 @@ def _can_be_imported(name: str) -> bool:
         ours is None
         or found.origin is None
         or os.path.realpath(found.origin) == os.path.realpath(ours)
+    )
+
+
+def _is_installed(name: str) -> bool:
+    """Whether a module belongs to Python or to an installed package."""
+    if name.partition(".")[0] == "etascope":
+        return True  # it may run from its source, but no worker runs without it
+    file = getattr(sys.modules[name], "__file__", None)
+    return file is None or any(
+        Path(os.path.realpath(file)).is_relative_to(root) for root in _installation()
+    )
+
+
+@cache
+def _installation() -> frozenset[str]:
+    """The directories of the standard library and of installed packages."""
+    paths = sysconfig.get_paths()
+    standard = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return frozenset(
+        map(os.path.realpath, {*standard, *site.getsitepackages(), site.getusersitepackages()})
     )

@@ -1,7 +1,6 @@
 """Trials side by side on the cores of this machine: one worker process a core, one thread each.
 
-A worker takes one trial at a time. Where it dies, the trial goes on in another one from its last
-rung; a trial whose worker died three times without a rung in between has failed.
+A worker takes one trial at a time; what its death means is in `etascope.engines.jobs`.
 """
 
 from __future__ import annotations
@@ -15,18 +14,17 @@ from multiprocessing.connection import Connection, wait
 from typing import Self
 
 from etascope.engines.base import Done, Work
-from etascope.engines.crew import Crew, Job, Worker
+from etascope.engines.crew import Crew, Worker
 from etascope.engines.handover import pack_problem, receive_state
+from etascope.engines.jobs import ATTEMPTS, Job
 from etascope.environment import size
 from etascope.errors import EtascopeError
 from etascope.plan import Plan
 from etascope.problems.problem import Problem
-from etascope.records import Burst, Failure
+from etascope.records import Burst
 from etascope.trial import Stopping, Tick
 
-ATTEMPTS = 3  # deaths of a worker without a rung in between that a trial is allowed
 POLL_SECONDS = 0.1  # how often the wish to stop is looked at
-REMEDY = "give it more memory (a smaller batch, fewer workers), or mend the code that crashes"
 
 
 class ProcessesEngine:
@@ -120,12 +118,7 @@ class ProcessesEngine:
     def _done(self, worker: Worker, burst: Burst, length: int) -> Done:
         state = receive_state(worker.connection, length) if length else None
         assert worker.job is not None
-        target = worker.job.work.target
-        # From here on a death costs the work since this burst only.
-        worker.job = Job(
-            Work(burst.trial, target, burst.stop, state),
-            finished=burst.failure is not None or burst.stop >= target,
-        )
+        worker.job.reached(burst, state)
         return Done(burst, state)
 
     def _bury(self, worker: Worker) -> Done | None:
@@ -139,18 +132,10 @@ class ProcessesEngine:
                 raise EtascopeError(f"worker processes do not start ({_told(status)})")
         if job is None or job.finished:
             return None
-        job.deaths += worker.ready
-        if job.deaths < ATTEMPTS:
+        failed = job.died(_told(status)) if worker.ready else None
+        if failed is None:
             self._retries.appendleft(job)
-            return None
-        return Done(_failed(job, status), None)
-
-
-def _failed(job: Job, status: int) -> Burst:
-    step = job.work.step
-    message = f"its worker process died {ATTEMPTS} times after step {step} ({_told(status)})"
-    failure = Failure(step, "worker", None, message, REMEDY)
-    return Burst(job.work.trial, step, step, (), (), (), (), failure, 0.0)
+        return failed
 
 
 def _told(status: int) -> str:

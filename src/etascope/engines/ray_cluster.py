@@ -1,0 +1,156 @@
+"""The Ray cluster of a study: one that runs already, or one of this machine for its length."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from typing import Any
+
+from etascope.errors import UsageError
+
+INSTALL = "pip install 'etascope[ray]'"
+LONGEST = 40  # characters of a temporary directory that leave room for Ray's socket names
+
+
+@contextmanager
+def connected(address: str | None, cpus: int) -> Iterator[str]:
+    """A connection to a cluster; yields where it is, in words.
+
+    A connection that this process has already is used and left as it is. Otherwise this connects
+    to the cluster at `address`, or starts one of so many CPUs on this machine: it listens on
+    loopback only, sends no usage statistics, keeps its files in a temporary directory, and is gone
+    at the end with all of them.
+
+    Raises:
+        UsageError: if Ray is not installed, or no cluster answers at `address`.
+    """
+    ray = _import_ray()
+    if ray.is_initialized():
+        yield "the Ray cluster that this process is connected to"
+        return
+    if address is not None and "://" in address:
+        raise UsageError(
+            f"{address!r} goes through Ray's client; run on a machine of the cluster and give "
+            "host:port, or auto"
+        )
+    if address is not None:
+        _knock(address)
+    directory = None
+    with ExitStack() as held:
+        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        settings, where = {}, f"the Ray cluster at {address}"
+        if address is None:
+            room = len(tempfile.gettempdir()) <= LONGEST
+            directory = tempfile.mkdtemp(prefix="etascope-", dir=None if room else "/tmp")
+            held.callback(shutil.rmtree, directory, ignore_errors=True)
+            held.callback(_forget_token)
+            where = "a Ray cluster of this machine, for this study only"
+            settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN": _token()}
+            options |= {
+                "num_cpus": cpus,
+                "include_dashboard": False,
+                "_node_ip_address": "127.0.0.1",
+                "_temp_dir": directory,
+            }
+        held.enter_context(_sigterm())
+        held.callback(ray.shutdown)
+        with _quietly(settings), _loopback(directory is not None):
+            try:
+                ray.init(address=address or "local", **options)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                told = " ".join(str(error).split())[:200]
+                raise UsageError(
+                    f"no Ray cluster answers at {address!r} ({told})"
+                    if address
+                    else f"Ray does not start on this machine ({told}); use engine processes"
+                ) from error
+        yield where
+
+
+def _knock(address: str) -> None:
+    """Raise UsageError where nobody listens: Ray itself takes minutes to say so."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():  # auto, which Ray looks up
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"no Ray cluster answers at {address!r} ({error}); give the host:port that "
+            "ray start has printed, or auto on a machine of the cluster"
+        ) from error
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise UsageError(f"engine ray needs Ray ({error}): {INSTALL}") from error
+    return ray
+
+
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """Ray makes SIGTERM an orderly exit, which suits its processes; as before on leaving."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _quietly(settings: dict[str, str]) -> Iterator[None]:
+    """Ray reads and writes os.environ, and logs; all of it as before on leaving."""
+    before, logger = dict(os.environ), logging.getLogger("ray")
+    level = logger.level
+    os.environ.update(settings)
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextmanager
+def _loopback(only: bool) -> Iterator[None]:
+    """Ray takes an address of 127.0.0.1 for the machine's own, unless it is told not to cluster."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = before and not only
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@cache
+def _token() -> str:
+    """What shows the cluster that a process is ours; Ray would keep one in the home directory."""
+    return secrets.token_hex(32)
+
+
+def _forget_token() -> None:
+    """Ray remembers how it was told to authenticate, which a later cluster need not share."""
+    import ray
+
+    with suppress(AttributeError):
+        ray._raylet.Config.initialize("")
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
