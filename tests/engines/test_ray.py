@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -53,6 +54,38 @@ def wide(seconds=0.0):
 
     model = lambda: nn.Sequential(nn.Linear(1, 30_000), nn.ReLU(), nn.Linear(30_000, 1))  # noqa: E731
     return line_problem(model=model, loss=loss)
+
+
+# What is asked for wrongly --------------------------------------------------------------------
+
+
+def test_without_ray_the_error_names_the_install_command(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(es.UsageError, match=r"pip install 'etascope\[ray\]'"):
+        es.sweep(line_problem(), [0.1], steps=5, engine="ray", out=tmp_path / "a")
+
+
+def test_an_address_belongs_to_the_ray_engine(tmp_path):
+    with pytest.raises(es.UsageError, match="use engine ray"):
+        es.sweep(line_problem(), [0.1], steps=5, address="auto", out=tmp_path / "a")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:10001"])
+def test_an_address_where_no_cluster_answers_is_one_clear_error(tmp_path, address):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'etascope[ray]'")
+    with pytest.raises(es.UsageError, match=r"give host:port|give the host:port"):
+        es.sweep(line_problem(), [0.1], steps=5, engine="ray", address=address, out=tmp_path / "a")
+
+
+def test_a_problem_that_cannot_leave_the_process_is_refused_before_ray_starts(tmp_path):
+    lock = threading.Lock()
+
+    def loss(model, batch):
+        with lock:
+            return (model(batch[0]) - batch[1]).square().mean()
+
+    with pytest.raises(es.UsageError, match="cannot be handed to another process"):
+        RayEngine(line_problem(loss=loss), Plan(steps=3))
 
 
 # Handing over ---------------------------------------------------------------------------------
@@ -110,38 +143,6 @@ def test_a_worker_with_another_version_is_refused():
         Actor(np.zeros(1, np.uint8), [], {**VERSIONS, "torch": "0.1"})
 
 
-# What is asked for wrongly --------------------------------------------------------------------
-
-
-def test_without_ray_the_error_names_the_install_command(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(es.UsageError, match=r"pip install 'etascope\[ray\]'"):
-        es.sweep(line_problem(), [0.1], steps=5, engine="ray", out=tmp_path / "a")
-
-
-def test_an_address_belongs_to_the_ray_engine(tmp_path):
-    with pytest.raises(es.UsageError, match="use engine ray"):
-        es.sweep(line_problem(), [0.1], steps=5, address="auto", out=tmp_path / "a")
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:10001"])
-def test_an_address_where_no_cluster_answers_is_one_clear_error(tmp_path, address):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'etascope[ray]'")
-    with pytest.raises(es.UsageError, match=r"give host:port|give the host:port"):
-        es.sweep(line_problem(), [0.1], steps=5, engine="ray", address=address, out=tmp_path / "a")
-
-
-def test_a_problem_that_cannot_leave_the_process_is_refused_before_ray_starts(tmp_path):
-    lock = threading.Lock()
-
-    def loss(model, batch):
-        with lock:
-            return (model(batch[0]) - batch[1]).square().mean()
-
-    with pytest.raises(es.UsageError, match="cannot be handed to another process"):
-        RayEngine(line_problem(loss=loss), Plan(steps=3))
-
-
 # The study ------------------------------------------------------------------------------------
 
 
@@ -164,6 +165,8 @@ def test_a_cluster_that_runs_already_gives_the_study_that_serial_gives(
     code = STUDY.format(here=str(HERE), out=str(tmp_path / "b"), address=address)
     subprocess.run([sys.executable, "-c", code], check=True)
     assert ray.is_initialized()
+    with pytest.raises(es.UsageError, match=r"connected to .*; leave it out"):
+        RayEngine(blobs_problem(), Plan(steps=3), address="127.0.0.1:1")
     one = es.sweep(
         blobs_problem(),
         [0.1, 1e-3, 3.0],
@@ -289,12 +292,18 @@ es.sweep(slow_blobs(), [0.001, 0.1, 0.2, 0.3], steps=20000, out={out!r},
 """
 
 
+@pytest.fixture
+def temporary():
+    """A directory whose name is short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_cluster_of_our_own_is_loopback_only_and_leaves_nothing_behind(tmp_path, how):
+def test_a_cluster_of_our_own_is_loopback_only_and_leaves_nothing_behind(tmp_path, temporary, how):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'etascope[ray]'")
-    home, temporary = tmp_path / "home", tmp_path / "t"
+    home = tmp_path / "home"
     home.mkdir()
-    temporary.mkdir()
     code = LONG.format(here=str(HERE), out=str(tmp_path / "study"))
     parent = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -306,6 +315,7 @@ def test_a_cluster_of_our_own_is_loopback_only_and_leaves_nothing_behind(tmp_pat
     journal = tmp_path / "study" / "journal.jsonl"
     wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 3)
     started = descendants(parent.pid)
+    assert list(temporary.iterdir())  # where the cluster's files are
     names = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in started}
     assert listening({parent.pid, *started}) <= LOOPBACK
     if how == signal.SIGINT:

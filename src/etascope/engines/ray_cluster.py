@@ -35,6 +35,12 @@ def connected(address: str | None, cpus: int) -> Iterator[str]:
     """
     ray = _import_ray()
     if ray.is_initialized():
+        ours = ray.get_runtime_context().gcs_address
+        if address not in (None, "auto", ours):
+            raise UsageError(
+                f"this process is connected to the Ray cluster at {ours} and the address is "
+                f"{address!r}; leave it out, or call ray.shutdown() first"
+            )
         yield "the Ray cluster that this process is connected to"
         return
     if address is not None and "://" in address:
