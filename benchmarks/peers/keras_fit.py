@@ -19,10 +19,12 @@ class Clock(keras.callbacks.Callback):
         super().__init__()
         self.times: list[float] = []
         self.loss = float("nan")
+        self._total = 0.0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Note the time; asking for the loss waits for the batch."""
-        self.loss = float((logs or {})["loss"])
+        total = float((logs or {})["loss"]) * (batch + 1)  # Keras logs the mean of the epoch so far
+        self.loss, self._total = total - self._total, total
         self.times.append(time.perf_counter())
 
 
