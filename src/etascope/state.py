@@ -14,13 +14,31 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from etascope.errors import StudyError
 
 Packed = bytes | memoryview  # a state as the bytes of a safetensors file
 
 KEY = "state"  # of the metadata
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
 
 
 @dataclass(frozen=True)
@@ -40,12 +58,15 @@ class TrialState:
     schedule: Mapping[str, Any] | None
 
 
-def pack(state: TrialState) -> bytes:
-    """The state as the bytes of a safetensors file.
+def serialize(state: TrialState) -> list[memoryview]:
+    """The state as the parts of a safetensors file, one after the other.
+
+    All but the first are the memory of the tensors themselves, so that whoever writes them copies
+    a state once; they hold until the trial goes on.
 
     Raises:
-        StudyError: if the optimizer, the schedule or a module keeps what is neither a tensor nor
-            a plain value.
+        StudyError: if the optimizer, the schedule or a module keeps what is neither a tensor that
+            safetensors knows nor a plain value.
     """
     tensors: dict[str, torch.Tensor] = {}
     tree = {
@@ -57,11 +78,25 @@ def pack(state: TrialState) -> bytes:
         "optimizer": _flatten(dict(state.optimizer), tensors),
         "schedule": _flatten(state.schedule and dict(state.schedule), tensors),
     }
-    seen: set[int] = set()
-    for name, tensor in tensors.items():  # safetensors refuses two that share memory
-        tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen.add(tensor.data_ptr())
-    return save(tensors, metadata={KEY: json.dumps(tree)})
+    header: dict[str, Any] = {"__metadata__": {KEY: json.dumps(tree)}}
+    parts, end = [], 0
+    # Wide numbers first, which puts each tensor where its numbers are aligned.
+    for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].itemsize):
+        start, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+        parts.append(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return [memoryview(len(text).to_bytes(8, "little") + text), *parts]
+
+
+def pack(state: TrialState) -> bytes:
+    """The state as the bytes of a safetensors file; raises as `serialize` does."""
+    return b"".join(serialize(state))
 
 
 def unpack(packed: Packed) -> TrialState:
@@ -90,12 +125,14 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     safetensors takes contiguous tensors only, so a dense one is stored with its axes in the order
     of its memory and that order is kept; this gives channels_last tensors back as they were.
     """
-    if isinstance(value, torch.Tensor):
+    is_tensor = isinstance(value, torch.Tensor)
+    if is_tensor and value.layout is torch.strided and value.dtype in DTYPES:
+        value = value.detach().cpu().resolve_conj().resolve_neg()
         order = sorted(range(value.ndim), key=value.stride().__getitem__, reverse=True)
         if not value.permute(order).is_contiguous():
             order = list(range(value.ndim))
         name = str(len(tensors))
-        tensors[name] = value.detach().cpu().permute(order).contiguous()
+        tensors[name] = value.permute(order).contiguous()
         return {"tensor": name, "order": order}
     if value is None or isinstance(value, (bool, int, str)):
         return value
@@ -106,9 +143,10 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {kind: [[_flatten(k, tensors), _flatten(v, tensors)] for k, v in value.items()]}
     if type(value) in (list, tuple, set):
         return {type(value).__name__: [_flatten(item, tensors) for item in value]}
+    what = f"{value.layout} {value.dtype} tensor".replace("torch.", "") if is_tensor else ""
     raise StudyError(
-        f"the optimizer, the schedule or a module keeps a {type(value).__name__} in its state, "
-        "which cannot be saved; keep numbers, strings, lists, dicts and tensors there"
+        f"the optimizer, the schedule or a module keeps a {what or type(value).__name__} in its "
+        "state, which cannot be saved; keep numbers, strings, lists, dicts and dense tensors there"
     )
 
 

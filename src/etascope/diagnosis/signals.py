@@ -15,7 +15,9 @@ def all_finite(model: nn.Module) -> bool:
     >>> all_finite(nn.Linear(2, 2))
     True
     """
-    return all(bool(torch.isfinite(p).all()) for p in model.parameters() if _countable(p))
+    parameters = [p.detach() for p in model.parameters() if _countable(p)]
+    # What is not finite makes the sum so, which is quick to take; the sum alone may overflow.
+    return all(bool(torch.isfinite(p.sum()) or torch.isfinite(p).all()) for p in parameters)
 
 
 def first_non_finite(model: nn.Module, run: Callable[[], Any]) -> tuple[str, str] | None:

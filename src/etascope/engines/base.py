@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, Self
 from etascope.plan import Plan
 from etascope.problems.problem import Problem
 from etascope.records import Burst, TrialId
-from etascope.state import Packed, pack, unpack
+from etascope.state import Packed, TrialState, pack, unpack
 from etascope.trial import Stopping, Tick, Trial
 
 
@@ -74,14 +74,29 @@ def train(
     tick: Tick | None = None,
     stopping: Stopping | None = None,
 ) -> Iterator[Done]:
-    """One piece of work in this process: what a worker does, wherever it stands."""
+    """One piece of work in this process, with its states as packed bytes."""
+    for burst, state in bursts_of(problem, plan, work, tick, stopping):
+        yield Done(burst, state and pack(state))
+
+
+def bursts_of(
+    problem: Problem,
+    plan: Plan,
+    work: Work,
+    tick: Tick | None = None,
+    stopping: Stopping | None = None,
+) -> Iterator[tuple[Burst, TrialState | None]]:
+    """One piece of work in this process: what a worker does, wherever it stands.
+
+    The tensors of a state are the trial's own; they hold until the next burst is asked for.
+    """
     state = None if work.state is None else unpack(work.state)
     trial = Trial(problem, plan, work.trial, state)
     for stop in stops_of(plan, trial.step, work.target):
         if stopping is not None and stopping():
             return
         burst = trial.advance(stop, tick, stopping)
-        yield done(trial, burst)
+        yield burst, state_after(trial, burst)
         if burst.failure is not None:
             return
 
@@ -91,7 +106,7 @@ def stops_of(plan: Plan, step: int, target: int) -> list[int]:
     return [*(rung for rung in plan.rungs if step < rung < target), target]
 
 
-def done(trial: Trial, burst: Burst) -> Done:
-    """A burst that a trial has just ended, with what it goes on from."""
+def state_after(trial: Trial, burst: Burst) -> TrialState | None:
+    """What a trial goes on from after the burst that it has just ended."""
     ended = burst.failure is not None or burst.stop >= trial.plan.steps
-    return Done(burst, None if ended else pack(trial.state()))
+    return None if ended else trial.state()

@@ -53,7 +53,7 @@ class Worker:
         work = job.work
         self.connection.send((work.trial, work.target, work.step, len(work.state or b"")))
         if work.state is not None:
-            send_state(self.connection, work.state)
+            send_state(self.connection, [memoryview(work.state)])
 
     def stop(self) -> None:
         """Have it end after the step in progress."""

@@ -17,7 +17,7 @@ from typing import Self
 
 import torch
 
-from etascope.engines.base import Done, Work, done, stops_of, train
+from etascope.engines.base import Done, Work, state_after, stops_of, train
 from etascope.engines.stack import Stack
 from etascope.engines.stackable import RATES, in_short, obstacle
 from etascope.plan import Plan
@@ -26,7 +26,7 @@ from etascope.problems.problem import Problem
 from etascope.problems.stream import BatchStream
 from etascope.randomness import undisturbed
 from etascope.records import Burst, TrialId
-from etascope.state import unpack
+from etascope.state import pack, unpack
 from etascope.trial import Answer, Course, Stopping, Tick, Trial
 
 AT_ONCE = 8  # where memory cannot be asked for; on a CPU more would gain nothing
@@ -131,7 +131,8 @@ class _Member:
         self.burst, self._course, self.seconds = None, None, 0.0
         if burst.failure is not None:
             self.stops = []
-        return done(self.trial, burst)
+        state = state_after(self.trial, burst)
+        return Done(burst, state and pack(state))
 
 
 class _Lockstep:

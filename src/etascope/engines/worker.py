@@ -76,9 +76,10 @@ def _spare_the_compiler() -> None:
 
 
 def _serve(connection: Connection, problem: Problem, plan: Plan) -> None:
-    from etascope.engines.base import Work, train
+    from etascope.engines.base import Work, bursts_of
     from etascope.engines.handover import receive_state, send_state
     from etascope.errors import EtascopeError
+    from etascope.state import serialize
 
     while True:
         message = connection.recv()
@@ -88,10 +89,15 @@ def _serve(connection: Connection, problem: Problem, plan: Plan) -> None:
         work = Work(trial, target, step, receive_state(connection, length) if length else None)
         try:
             # While this works the other side sends nothing but "stop".
-            for burst, state in train(problem, plan, work, _Ticker(connection), connection.poll):
-                connection.send(("done", burst, len(state or b"")))
-                if state is not None:
-                    send_state(connection, state)
+            for burst, state in bursts_of(
+                problem, plan, work, _Ticker(connection), connection.poll
+            ):
+                if state is None:
+                    connection.send(("done", burst, 0))
+                    continue
+                parts = serialize(state)
+                connection.send(("done", burst, sum(part.nbytes for part in parts)))
+                send_state(connection, parts)
         except EtascopeError as error:
             connection.send(("error", error))
         connection.send(("idle",))
