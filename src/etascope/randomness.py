@@ -92,8 +92,7 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 def _restored_settings(device: torch.device) -> Iterator[None]:
     threads = torch.get_num_threads()
     cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
-    strict = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    before = _determinism()
     try:
         if threads != 1:
             torch.set_num_threads(1)
@@ -103,6 +102,12 @@ def _restored_settings(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
-        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+        if _determinism() != before:  # the call alone imports torch's compiler, which takes long
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         if threads != 1:
             torch.set_num_threads(threads)
+
+
+def _determinism() -> tuple[bool, bool]:
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    return torch.are_deterministic_algorithms_enabled(), warn_only

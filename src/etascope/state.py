@@ -143,9 +143,12 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {kind: [[_flatten(k, tensors), _flatten(v, tensors)] for k, v in value.items()]}
     if type(value) in (list, tuple, set):
         return {type(value).__name__: [_flatten(item, tensors) for item in value]}
-    what = f"{value.layout} {value.dtype} tensor".replace("torch.", "") if is_tensor else ""
+    kind = type(value).__name__
+    if is_tensor:
+        order = "" if value.layout is torch.strided else f"{value.layout} "
+        kind = f"{order}{value.dtype} tensor".replace("torch.", "")
     raise StudyError(
-        f"the optimizer, the schedule or a module keeps a {what or type(value).__name__} in its "
+        f"the optimizer, the schedule or a module keeps a {kind} in its "
         "state, which cannot be saved; keep numbers, strings, lists, dicts and dense tensors there"
     )
 

@@ -133,6 +133,27 @@ def test_a_script_without_a_main_guard_is_not_run_again(tmp_path):
     assert run.stdout.split("\n")[:2] == ["ran once", "3 True"]
 
 
+def test_workers_do_not_wait_for_a_compiler_that_nothing_uses(tmp_path):
+    here = os.getpid()
+
+    def loss(model, batch):
+        compiler = {"torch._dynamo.convert_frame", "torch._inductor", "sympy"} & {*sys.modules}
+        if compiler and os.getpid() != here:
+            raise RuntimeError(f"imported: {compiler}")
+        return (model(batch[0]) - batch[1]).square().mean()
+
+    study = es.sweep(
+        line_problem(loss=loss),
+        [1e-3, 1e-2],
+        steps=4,
+        rungs=[2],
+        engine="processes",
+        workers=1,
+        out=tmp_path / "s",
+    )
+    assert [history.failure for history in study.trials] == [None, None]
+
+
 # Dying ----------------------------------------------------------------------------------------
 
 

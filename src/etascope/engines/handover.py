@@ -34,7 +34,6 @@ import torch
 from etascope.errors import UsageError
 from etascope.plan import Plan
 from etascope.problems.problem import Problem
-from etascope.state import Packed
 
 ALIGNMENT = 64  # bytes: what vector instructions like
 
@@ -242,6 +241,8 @@ def _can_be_imported(name: str) -> bool:
     if name in sys.builtin_module_names or (spec is not None and spec.origin == "frozen"):
         return True
     parent = name.rpartition(".")[0]
+    if parent in sys.modules and not _can_be_imported(parent):
+        return False
     path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
     if parent and path is None:
         return True  # an extension's own submodule: importing its parent makes it
@@ -250,8 +251,8 @@ def _can_be_imported(name: str) -> bool:
     except (ImportError, ValueError):
         found = None
     ours = getattr(sys.modules[name], "__file__", None)
-    if found is None:
-        return ours is None
+    if found is None:  # made by other modules while they are imported, unless it is a directory
+        return ours is None and not getattr(sys.modules[name], "__path__", None)
     return (
         ours is None
         or found.origin is None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from etascope.problems.problem import Problem
     from etascope.records import TrialId
 
-TICK_SECONDS = 0.05  # between two ticks; a step of a small model takes less
+TICK_SECONDS = 0.2  # between two ticks; each wakes the coordinator, which takes a core
 
 
 class _Ticker:
