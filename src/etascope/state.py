@@ -88,7 +88,7 @@ def serialize(state: TrialState) -> list[memoryview]:
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
-        parts.append(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        parts.append(memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data))
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return [memoryview(len(text).to_bytes(8, "little") + text), *parts]
@@ -145,8 +145,8 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {type(value).__name__: [_flatten(item, tensors) for item in value]}
     kind = type(value).__name__
     if is_tensor:
-        order = "" if value.layout is torch.strided else f"{value.layout} "
-        kind = f"{order}{value.dtype} tensor".replace("torch.", "")
+        layout = "" if value.layout is torch.strided else f"{value.layout} "
+        kind = f"{layout}{value.dtype} tensor".replace("torch.", "")
     raise StudyError(
         f"the optimizer, the schedule or a module keeps a {kind} in its "
         "state, which cannot be saved; keep numbers, strings, lists, dicts and dense tensors there"

@@ -76,7 +76,7 @@ def train(
 ) -> Iterator[Done]:
     """One piece of work in this process, with its states as packed bytes."""
     for burst, state in bursts_of(problem, plan, work, tick, stopping):
-        yield Done(burst, state and pack(state))
+        yield Done(burst, None if state is None else pack(state))
 
 
 def bursts_of(

@@ -132,7 +132,7 @@ class _Member:
         if burst.failure is not None:
             self.stops = []
         state = state_after(self.trial, burst)
-        return Done(burst, state and pack(state))
+        return Done(burst, None if state is None else pack(state))
 
 
 class _Lockstep:

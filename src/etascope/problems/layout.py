@@ -30,7 +30,11 @@ def with_channels_last(model: nn.Module) -> nn.Module:
 
 def _turn_gradient(module: nn.Module, inputs: Any, output: Any) -> None:
     if isinstance(output, torch.Tensor) and output.requires_grad and _has_channels_last(output):
-        output.register_hook(lambda g: g.contiguous(memory_format=torch.channels_last))
+        output.register_hook(_turned)  # type: ignore[no-untyped-call]
+
+
+def _turned(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last)
 
 
 def _has_channels_last(tensor: torch.Tensor) -> bool:
