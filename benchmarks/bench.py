@@ -4,7 +4,7 @@ Each peer trains mnist-cnn at the same learning rates, on the same batches, with
 number of steps; what is compared is steps of one model a second over all rates. Start-up is told
 apart. Prints one table and writes everything, with the environment, to one JSON file.
 
-Run: `make bench`, or `python benchmarks/bench.py [--rounds 4] [--steps 24] [--peers TEXT ...]`.
+Run: `make bench`, or `python benchmarks/bench.py [--rounds 3] [--steps 100] [--peers TEXT ...]`.
 """
 
 import argparse
@@ -30,8 +30,8 @@ SHELL = "sweep mnist-cnn --lrs 1e-5:1e-2:8 --steps 1000 --engine processes --wor
 def parsed() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=24, help="timed steps a rate and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=100, help="timed steps a rate and round")
     parser.add_argument("--warm-up", type=int, default=4, help="steps before them, not timed")
     parser.add_argument("--rates", type=int, default=8, help="32 of them on an accelerator")
     parser.add_argument("--peers", nargs="*", default=[], help="only those whose name holds this")

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-TOLERANCE = 2.0  # how many times the usual last loss is still taken for the same training
+TOLERANCE = 3.0  # how many times the usual last loss is still taken for the same training
 
 Rounds = Mapping[str, Sequence[float | None]]
 """Model-steps a second of each peer, round by round; None where a round failed."""
@@ -57,19 +57,19 @@ def not_the_same_training(losses: Mapping[str, Sequence[float]]) -> dict[str, st
     """Return what to say of each peer whose losses are not those of the others.
 
     A peer that trains wrongly can be fast: its time then means nothing. The peers start from other
-    random weights, so their losses only agree roughly.
+    random weights, so their losses only agree roughly, best at the rate that trains best.
 
     Args:
         losses: the last loss at each rate, by peer.
     """
-    middles = {peer: statistics.median(of_rates) for peer, of_rates in losses.items() if of_rates}
-    if not middles:
+    lowest = {peer: min(of_rates) for peer, of_rates in losses.items() if of_rates}
+    if not lowest:
         return {}
-    usual = statistics.median(middles.values())
+    usual = statistics.median(lowest.values())
     return {
-        peer: f"its last losses are around {middle:.3g} and not {usual:.3g}: distrust its time"
-        for peer, middle in middles.items()
-        if not usual / TOLERANCE < middle < usual * TOLERANCE
+        peer: f"its best last loss is {best:.3g} and not about {usual:.3g}: distrust its time"
+        for peer, best in lowest.items()
+        if not usual / TOLERANCE < best < usual * TOLERANCE
     }
 
 
