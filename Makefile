@@ -19,7 +19,7 @@ check: $(VENV)/.dev
 
 install: $(VENV)/.dev
 
-# About a quarter of an hour, and best with nothing else running; BENCH="--rounds 2" for less.
+# About half an hour, and best with nothing else running; BENCH="--rounds 2" for less.
 bench: $(VENV)/.core .venv-bench-tf/.ready .venv-bench-torch/.ready
 	$(BIN)/python benchmarks/bench.py $(BENCH)
 
