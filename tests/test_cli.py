@@ -35,6 +35,10 @@ def late(m, b):
     if (m.weight - m.start).abs().max() > 0.01: raise RuntimeError("the loss gave up")
     return mse(m, b)
 later = es.Problem(model=moving, loss=late, **data)
+def batches(seed, epoch):
+    for k in range(20):
+        yield (x / 0, x) if k == 15 else (x, x)
+spoiled = es.Problem(model=lambda: torch.nn.Linear(1, 1), loss=mse, train=batches, valid=(x, x))
 """
 
 
@@ -142,13 +146,18 @@ def test_a_problem_that_cannot_work_is_one_sentence_and_status_2(tmp_path, attri
     assert not (tmp_path / "out").exists()
 
 
-def test_a_study_of_which_every_trial_raised_is_status_1_and_can_be_read(tmp_path):
+@pytest.mark.parametrize(
+    ("attribute", "told"), [("later", "the loss gave up"), ("spoiled", "step 15 holds a value")]
+)
+def test_a_study_of_which_no_trial_could_be_trained_is_status_1_and_can_be_read(
+    tmp_path, attribute, told
+):
     (tmp_path / "bad.py").write_text(BAD)
     words = ("--steps", 20, "--lrs", "0.1,0.2", "--optimizer", "sgd", "--out", "out")
-    done = etascope("sweep", "bad.py:later", *words, cwd=tmp_path)
+    done = etascope("sweep", f"bad.py:{attribute}", *words, cwd=tmp_path)
     assert done.returncode == 1
     failures = [h.failure for h in es.open_study(tmp_path / "out").trials]
-    assert all(f is not None and "the loss gave up" in f.message for f in failures)
+    assert all(f is not None and told in f.message for f in failures)
 
 
 @pytest.mark.parametrize("command", ["show", "report"])

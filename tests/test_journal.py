@@ -150,12 +150,6 @@ def test_a_message_with_half_a_character_is_kept_in_ascii(tmp_path):
     assert read.failure == replace(failure, message="no file \\udcff")
 
 
-def test_a_seed_that_json_would_round_is_refused(tmp_path):
-    with Journal(tmp_path) as journal, pytest.raises(es.UsageError, match="too large"):
-        journal.request({TrialId(0.1, 2**64): 1})
-    assert not list(read_records(tmp_path))
-
-
 def test_a_damaged_line_in_the_middle_names_file_and_line(tmp_path):
     with Journal(tmp_path) as journal:
         journal.append(burst())

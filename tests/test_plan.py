@@ -95,7 +95,7 @@ def test_targets_default_to_the_horizon_and_may_be_shorter():
         check_targets({0.1: 11}, 10)
 
 
-@pytest.mark.parametrize("seeds", [0, -1, 1.5, True, "3", [], [1, 1], [-1]])
+@pytest.mark.parametrize("seeds", [0, -1, 1.5, True, "3", [], [1, 1], [-1], [2**64]])
 def test_seeds_must_be_a_count_or_distinct_numbers(seeds):
     with pytest.raises(es.UsageError):
         check_seeds(seeds)

@@ -156,7 +156,8 @@ def sweep(
     )
     _show(study)
     typer.echo(f"\nThe study is in {study.path}; etascope report {study.path} draws it")
-    if all(h.failure is not None and h.failure.cause == "exception" for h in study.trials):
+    # Where no trial ended by itself or by its rate, there is nothing to be learned from the study.
+    if all(h.failure is not None and h.failure.cause != "non-finite" for h in study.trials):
         raise typer.Exit(1)
 
 

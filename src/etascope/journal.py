@@ -26,7 +26,7 @@ from typing import IO, Any
 import orjson
 
 from etascope.encoding import FLOAT, STEPS, dumps, encode_burst
-from etascope.errors import StudyError, UsageError
+from etascope.errors import StudyError
 from etascope.records import Burst, TrialId
 
 VERSION = 2
@@ -151,13 +151,7 @@ class Journal:
             write_atomically(self.directory / HEADER, text.encode())
 
     def request(self, targets: Mapping[TrialId, int]) -> None:
-        """Record that these trials are to be trained to these steps.
-
-        Raises:
-            UsageError: for a seed of more than 64 bits, which readers of JSON round.
-        """
-        if any(trial.seed >= 1 << 64 for trial in targets):
-            raise UsageError("a seed is too large; use seeds below 2 ** 64")
+        """Record that these trials are to be trained to these steps."""
         trials = [[trial.lr, trial.seed, target] for trial, target in targets.items()]
         self._append({"kind": "request", "trials": trials})
 

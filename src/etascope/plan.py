@@ -256,6 +256,8 @@ def check_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
     chosen = tuple(whole("a seed", seed, least=0) for seed in named)
     if not chosen or len(set(chosen)) != len(chosen):
         raise UsageError("seeds must name at least one seed, each once")
+    if max(chosen) >= 1 << 64:
+        raise UsageError("a seed is too large; use seeds below 2 ** 64")
     return chosen
 
 

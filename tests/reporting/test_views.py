@@ -91,12 +91,14 @@ def test_answer_says_where_chance_is_only_the_untrained_network(
     )
     assert "the untrained network has a loss of 2.30" in said.sentences[0]
     assert any("better than chance only means better than that" in c for c in said.caveats)
+    assert views.response(no_metric).chance_name == "untrained"
     one = build({0.001: 400}, "one", problem=no_metric.problem, metric=False, steps=400)
     assert views.answer(one).headline == (
         "A learning rate of 0.001 does better than the untrained network."
     )
     given = replace(no_metric.problem, chance=Chance(CHANCE, "given"))
     known = views.answer(build({0.001: 400}, "known", problem=given, metric=False, steps=400))
+    assert views.response(build({0.001: 400}, "seen")).chance_name == "knowing nothing"
     assert "untrained" not in " ".join([known.headline, *known.sentences, *known.caveats])
 
 

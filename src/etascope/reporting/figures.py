@@ -121,7 +121,7 @@ def response_figure(view: Response, field: str) -> Figure | None:
     traces = [*_band(view, bottom, top), *_common(view, loss)]
     if level is not None:
         knowing = (
-            f"knowing nothing: {number(level)}" if loss else f"commonest class: {share(level)}"
+            f"{view.chance_name}: {number(level)}" if loss else f"commonest class: {share(level)}"
         )
         traces.append(line(ends, (level, level), MUTED, width=1, dash="dot"))
         traces.append(

@@ -51,7 +51,7 @@ def response_panel(ax: Axes, view: Response, field: str) -> None:
             label=f"all rates at step {number(view.common.step)}",
         )
     if level is not None:
-        text = f"knowing nothing {number(level)}" if loss else f"commonest class {share(level)}"
+        text = f"{view.chance_name} {number(level)}" if loss else f"commonest class {share(level)}"
         _level(ax, level, text, above=loss)
     worse = high if loss or not view.higher_is_better else low
     worse += 0.1 * ((low + high) / 2 - worse)  # inside the panel, so that the mark is whole

@@ -79,11 +79,16 @@ class Common(NamedTuple):
 
 
 class Response(NamedTuple):
-    """What each rate came to. `majority` is the metric of always naming the commonest class."""
+    """What each rate came to.
+
+    `chance` is the loss of knowing nothing, or where that is not known of the untrained network,
+    as `chance_name` says; `majority` is the metric of always naming the commonest class.
+    """
 
     points: tuple[Point, ...]
     common: Common | None
     chance: float | None
+    chance_name: str
     majority: float | None
     metric: str | None
     higher_is_better: bool
@@ -152,12 +157,14 @@ def response(study: Study) -> Response:
                 broken=history.failure is not None or bool(evaluation and loss is None),
             )
         )
-    majority = study.problem.chance.majority
+    chance = study.problem.chance
+    majority = chance.majority
     counted = any(e.correct is not None for h in study.trials for e in h.evaluations)
     return Response(
         points=tuple(points),
         common=_common(study),
-        chance=finite(study.problem.chance.loss),
+        chance=finite(chance.loss),
+        chance_name="untrained" if chance.source == "initial loss" else "knowing nothing",
         majority=max(majority)[1] if majority and counted else None,
         metric=study.problem.metric,
         higher_is_better=study.problem.higher_is_better,
