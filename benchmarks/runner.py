@@ -142,6 +142,8 @@ def measure(
             for name in names:
                 running[name].go()
                 running[name].repeats.extend([None] * (number + 1 - len(running[name].repeats)))
+                last = running[name].repeats[-1]
+                _say(f"  {name}: {last['seconds']:.2f} s" if last else f"  {name}: gone")
     finally:
         for peer in running.values():
             peer.end()
