@@ -1,0 +1,1 @@
+"""What is inside: the computation graph, and what one optimizer step really runs."""

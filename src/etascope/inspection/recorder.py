@@ -1,0 +1,375 @@
+"""Records what a module runs, without changing it: one node a torch function, one group a module.
+
+A torch function is what user code calls: `F.conv2d`, `x + y`, `x.view(...)`. A mode sees each of
+them, wherever it is called and whatever branch was taken; inside, another mode logs the ATen
+operators that it ran. Hooks on the modules tell where in the network it was called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from etascope.inspection.graph import Edge, Graph, Group, Node, Parameter, Tensor, parameters_of
+
+UNSEEN = "It ran code that calls no torch function, such as TorchScript, and cannot be opened."
+REFLECTED = ("radd", "rsub", "rmul", "rmatmul", "rtruediv", "rdiv", "rfloordiv", "rmod", "rpow")
+
+
+class Call(NamedTuple):
+    """An ATen operator that ran."""
+
+    operator: str
+    flops: int
+
+
+class Called(NamedTuple):
+    """The tensors of a recorded call, kept alive, and the autograd functions of what it made."""
+
+    given: list[torch.Tensor]
+    made: list[torch.Tensor]
+    functions: list[Any]
+
+
+class OperatorLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Logs every ATen operator with its floating point operations."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[Call] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator and log it."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        packet = func._overloadpacket
+        if func.namespace == "profiler":  # marks of the profiler, which compute nothing
+            return result
+        count = flop_registry.get(packet)
+        flops = 0 if count is None else int(count(*args, **kwargs, out_val=result))
+        self.calls.append(Call(str(packet), flops))
+        return result
+
+
+class Recorder(TorchFunctionMode):
+    """Builds a graph while it is entered.
+
+    Args:
+        model: whose parameters, buffers and modules are known by name.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.log = OperatorLog()
+        self.nodes: list[Node] = []
+        self.scopes = [""]
+        self.kinds: dict[str, str] = {}  # of the groups, in order of first appearance
+        self.called: dict[str, Called] = {}  # by node
+        self._leaves: set[str] = set()  # groups of modules without modules inside
+        self._names = {"": ""}
+        self._makers: dict[int, tuple[torch.Tensor, tuple[str, ...]]] = {}
+        self._parameters: dict[int, tuple[torch.Tensor, Parameter]] = {
+            id(p): (p, Parameter(name, tuple(p.shape))) for name, p in model.named_parameters()
+        }
+        self._buffers = {id(b): b for b in model.buffers()}
+        self._modules = {id(m): name for name, m in model.named_modules()}
+        self._open: list[tuple[nn.Module, str]] = []
+        self._consumed = 0
+        self._model = model
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record what runs inside; fused fast paths, which hide what they compute, are off."""
+        with ExitStack() as stack:
+            for module in self._model.modules():
+                with suppress(RuntimeError):  # TorchScript may refuse hooks: it is one node then
+                    stack.callback(module.register_forward_pre_hook(self._enter).remove)
+                    leave = module.register_forward_hook(self._leave, always_call=True)
+                    stack.callback(leave.remove)
+            fast = torch.backends.mha.get_fastpath_enabled()
+            stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+            torch.backends.mha.set_fastpath_enabled(False)
+            enabled = torch.backends.mkldnn.enabled
+            stack.callback(setattr, torch.backends.mkldnn, "enabled", enabled)
+            torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(self.log)
+            stack.enter_context(self)
+            yield
+
+    @contextmanager
+    def scope(self, name: str, kind: str) -> Iterator[None]:
+        """Have what runs inside stand in the group `name`, whatever group is open."""
+        self.kinds.setdefault(name, kind)
+        self._names.setdefault(name, name)
+        self.scopes.append(name)
+        try:
+            yield
+        finally:
+            self.scopes.pop()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function and record it if it computed anything."""
+        given = _tensors((args, kwargs or {}))
+        versions = [_version(tensor) for tensor in given]
+        start = len(self.log.calls)
+        result = func(*args, **(kwargs or {}))
+        changed = [t for t, v in zip(given, versions, strict=True) if _version(t) != v]
+        returned = _tensors(result)
+        ran = len(self.log.calls) > start
+        name = _name_of(func)
+        if not ran and name in ("data", "grad"):
+            for tensor in returned:
+                self._alias(tensor, given[0])
+            return result
+        made = [t for t in returned if id(t) not in self._makers and not self._is_own(t)]
+        bookkeeping = changed and all(id(t) in self._buffers for t in [*given, *returned])
+        if (ran or made or changed) and not bookkeeping:
+            self.add(name, given, [*made, *changed], before=start)
+        return result
+
+    def add(
+        self,
+        op: str,
+        given: Iterable[torch.Tensor],
+        made: Iterable[torch.Tensor],
+        *,
+        name: str | None = None,
+        before: int | None = None,
+        note: str = "",
+    ) -> str:
+        """Record a node; what the log holds since the last one is what it ran.
+
+        Args:
+            op: what it does.
+            given: the tensors that it read.
+            made: those that it made or changed.
+            name: how it is called in its group; `op` if None.
+            before: where in the log it began; what stands before was run by something unseen.
+            note: see `Node`.
+
+        Returns:
+            The node's name.
+        """
+        given, made = list(given), list(made)
+        edges = self._edges(given, len(self.log.calls) if before is None else before)
+        calls = self.take()
+        own = self._unique(name or op)
+        node = Node(
+            name=own,
+            op=op,
+            inputs=edges,
+            outputs=tuple(map(_describe, made)),
+            parameters=tuple(self._parameters[id(t)][1] for t in given if self._is_parameter(t)),
+            flops=sum(call.flops for call in calls),
+            operators=tuple(call.operator for call in calls),
+            note=note,
+        )
+        self.nodes.append(node)
+        self.called[own] = Called(given, made, [tensor.grad_fn for tensor in made])
+        for tensor in made:
+            self._made(tensor, own)
+        return own
+
+    def knows(self, tensor: torch.Tensor, makers: tuple[str, ...]) -> None:
+        """Take a tensor for one that the nodes `makers` made."""
+        self._makers[id(tensor)] = (tensor, makers)
+
+    def makers(self, tensor: torch.Tensor) -> tuple[str, ...]:
+        """The nodes that made a tensor; none if it is unknown."""
+        return self._makers.get(id(tensor), (tensor, ()))[1]
+
+    def take(self, before: int | None = None) -> list[Call]:
+        """What the log holds since it was last taken, up to the place `before`."""
+        calls = self.log.calls[self._consumed : before]
+        self._consumed += len(calls)
+        return calls
+
+    def parameters(self) -> list[tuple[torch.Tensor, Parameter]]:
+        """The model's parameters, and how they are described."""
+        return list(self._parameters.values())
+
+    def mirror(self, name: str, group: str) -> None:
+        """Have the groups that a node stands in inside another group, too."""
+        scopes = name.split("/")[:-1]
+        for depth in range(1, len(scopes) + 1):
+            inner = "/".join(scopes[:depth])
+            self.kinds.setdefault(f"{group}/{inner}", self.kinds[inner])
+            if inner in self._leaves:
+                self._leaves.add(f"{group}/{inner}")
+
+    def graph(self, name: str) -> Graph:
+        """What was recorded. A module that ran one function and no module is that node."""
+        if self.nodes:
+            self.nodes[-1] = _with_calls(self.nodes[-1], self.take())  # bookkeeping at the end
+        return _dissolved(name, self.nodes, self.kinds, self._leaves)
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        inner = next(module.children(), None) is not None
+        if module is self._model:
+            self.scopes.append("")
+            self._open.append((module, ""))
+            return
+        full = self._modules[id(module)]
+        outer = self._modules[id(self._open[-1][0])] if self._open else ""
+        own = full.removeprefix(f"{outer}.") if outer else full
+        group = self._unique(own)
+        self.kinds[group] = type(module).__name__
+        if not inner:
+            self._leaves.add(group)
+        self.scopes.append(group)
+        self._open.append((module, group))
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if not self._open or self._open[-1][0] is not module:
+            return
+        unknown = [t for t in _tensors(output) if not (self.makers(t) or self._is_own(t))]
+        if unknown and self._consumed < len(self.log.calls):
+            self.add(type(module).__name__, _tensors(inputs), unknown, note=UNSEEN)
+        self._open.pop()
+        self.scopes.pop()
+
+    def _edges(self, given: list[torch.Tensor], before: int) -> tuple[Edge, ...]:
+        edges: dict[Edge, None] = {}
+        for tensor in given:
+            if self._is_own(tensor) and not self.makers(tensor):
+                continue
+            makers = self.makers(tensor) or self._twin(tensor) or (self._unknown(tensor, before),)
+            edges |= {Edge(maker, _describe(tensor)): None for maker in makers}
+        return tuple(edges)
+
+    def _twin(self, tensor: torch.Tensor) -> tuple[str, ...]:
+        """Who made a tensor that another Python object stands for."""
+        for other, makers in reversed(self._makers.values()):
+            if _same_memory(other, tensor) and other.shape == tensor.shape:
+                return makers
+        return ()
+
+    def _unknown(self, tensor: torch.Tensor, before: int) -> str:
+        """Record a tensor that nothing recorded made: a constant, or the work of unseen code."""
+        unseen = before > self._consumed
+        op = "unseen" if unseen else "constant"
+        own = self._unique(op)
+        calls = self.take(before) if unseen else []
+        node = Node(own, op, outputs=(_describe(tensor),), note=UNSEEN if unseen else "")
+        self.nodes.append(_with_calls(node, calls))
+        self.knows(tensor, (own,))
+        return own
+
+    def _made(self, tensor: torch.Tensor, maker: str) -> None:
+        """Take note of a tensor, and of all that see its change if it is an old one's memory."""
+        if not self._is_own(tensor):
+            if id(tensor) in self._makers:
+                for other, _ in list(self._makers.values()):
+                    if _same_memory(other, tensor, anywhere=True):
+                        self.knows(other, (maker,))
+            self.knows(tensor, (maker,))
+
+    def _alias(self, tensor: torch.Tensor, source: torch.Tensor) -> None:
+        if self._is_parameter(source) and tensor is not source.grad:
+            self._parameters[id(tensor)] = (tensor, self._parameters[id(source)][1])
+        elif self.makers(source) and not self.makers(tensor):
+            self.knows(tensor, self.makers(source))
+
+    def _is_parameter(self, tensor: torch.Tensor) -> bool:
+        return id(tensor) in self._parameters
+
+    def _is_own(self, tensor: torch.Tensor) -> bool:
+        """Whether it belongs to the model; a node's work is not drawn for it."""
+        return id(tensor) in self._parameters or id(tensor) in self._buffers
+
+    def _unique(self, own: str) -> str:
+        scope = self.scopes[-1]
+        stem = f"{scope}/{own}" if scope else own
+        name, count = stem, 0
+        while name in self._names:
+            count += 1
+            name = f"{stem}_{count}"
+        self._names[name] = name
+        return name
+
+
+def _dissolved(name: str, nodes: list[Node], kinds: dict[str, str], leaves: set[str]) -> Graph:
+    """The graph, with groups of one node replaced by that node."""
+    inner: dict[str, list[str]] = {group: [] for group in kinds}
+    for node in nodes:
+        group = node.name
+        while group := group.rpartition("/")[0]:
+            inner.setdefault(group, []).append(node.name)
+    alone = {group for group in leaves if len(inner[group]) == 1}
+    taken = {n.name for n in nodes} | {g for g in inner if g not in alone}
+    renamed: dict[str, str] = {}
+    for node in nodes:
+        group = node.name.rpartition("/")[0]
+        if group in alone:
+            scope, _, own = group.rpartition("/")
+            stem = f"{scope}/" * bool(scope) + (node.op if own.isdigit() else own)
+            new, count = stem, 0
+            while new in taken:
+                count += 1
+                new = f"{stem}_{count}"
+            taken.add(new)
+            renamed[node.name] = new
+    kept = [_renamed(node, renamed) for node in nodes]
+    groups = [
+        Group(group, kind, parameters_of(n for n in kept if n.name.startswith(f"{group}/")))
+        for group, kind in kinds.items()
+        if group not in alone and inner[group]
+    ]
+    return Graph(name, tuple(kept), tuple(groups))
+
+
+def _renamed(node: Node, names: dict[str, str]) -> Node:
+    inputs = tuple(Edge(names.get(e.source, e.source), e.tensor) for e in node.inputs)
+    return replace(node, name=names.get(node.name, node.name), inputs=inputs)
+
+
+def _with_calls(node: Node, calls: list[Call]) -> Node:
+    operators = (*node.operators, *(call.operator for call in calls))
+    return replace(node, operators=operators, flops=node.flops + sum(c.flops for c in calls))
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    """The tensors in nested containers, each once."""
+    return list({id(t): t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)}.values())
+
+
+def _describe(tensor: torch.Tensor) -> Tensor:
+    return Tensor(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _same_memory(one: torch.Tensor, other: torch.Tensor, *, anywhere: bool = False) -> bool:
+    """Whether two tensors begin at the same place, or share a storage at all."""
+    if one is other:
+        return True
+    with suppress(RuntimeError, NotImplementedError):  # a sparse tensor has no storage
+        if anywhere:
+            return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr() != 0
+        return one.data_ptr() == other.data_ptr() != 0
+    return False
+
+
+def _name_of(func: Callable[..., Any]) -> str:
+    """How a torch function is called: `add` for `Tensor.__radd__`, `T` for the property."""
+    name = getattr(func, "__name__", type(func).__name__)
+    if name in ("__get__", "__set__"):
+        owner = getattr(func, "__self__", None)
+        name = getattr(owner, "__name__", getattr(getattr(owner, "fget", None), "__name__", name))
+    elif name.startswith("__"):
+        name = name.strip("_")
+        name = name[1:] if name in REFLECTED else name
+    return name.strip("_") or name
