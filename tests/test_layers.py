@@ -22,6 +22,7 @@ LAYERS = [
     "diagnosis",
     "state",
     "environment",
+    "inspection",
     "trial",
     "engines",
     "encoding",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from etascope.plan import Plan, logspace
     from etascope.problems.problem import Problem
     from etascope.problems.registry import get_problem
+    from etascope.reporting.drawings import graph
     from etascope.reporting.html import report
     from etascope.reporting.plots import plot
     from etascope.study import Study, open_study
@@ -31,6 +32,7 @@ _HOMES = {
     "StudyError": "errors",
     "UsageError": "errors",
     "get_problem": "problems.registry",
+    "graph": "reporting.drawings",
     "logspace": "plan",
     "open_study": "study",
     "plot": "reporting.plots",
@@ -48,6 +50,7 @@ __all__ = [
     "StudyError",
     "UsageError",
     "get_problem",
+    "graph",
     "logspace",
     "open_study",
     "plot",

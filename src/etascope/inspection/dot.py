@@ -32,9 +32,12 @@ def to_dot(graph: Graph) -> str:
     lines = [HEADER.format(name=_quoted(graph.name)).rstrip()]
     lines += _members(graph, "", 1)
     for node in graph.nodes:
+        flows: dict[str, list[Tensor]] = {}
         for edge in node.inputs:
-            ends = f"{_quoted(edge.source)} -> {_quoted(node.name)}"
-            lines.append(f"  {ends} [label={_quoted(_edge_text(edge.tensor))}];")
+            flows.setdefault(edge.source, []).append(edge.tensor)
+        for source, tensors in flows.items():
+            ends = f"{_quoted(source)} -> {_quoted(node.name)}"
+            lines.append(f"  {ends} [label={_quoted(_flow_text(tensors))}];")
     return "\n".join([*lines, "}"]) + "\n"
 
 
@@ -84,8 +87,10 @@ def _counts(parameters: int, flops: int) -> list[str]:
     return [word(count) for count, word in words if count]
 
 
-def _edge_text(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape))
+def _flow_text(tensors: list[Tensor]) -> str:
+    if len(tensors) > 1:
+        return f"{len(tensors)} tensors"
+    return "×".join(map(str, tensors[0].shape)) or "scalar"
 
 
 def _quoted(text: str) -> str:

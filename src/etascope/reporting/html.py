@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etascope.encoding import dumps
 from etascope.errors import StudyError
@@ -23,8 +23,12 @@ from etascope.reporting.palette import MARKS
 from etascope.reporting.reproduction import size
 from etascope.study import Study, open_study
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 HERE = Path(__file__).parent
-PLOTLY = HERE / "vendor" / "plotly-basic.min.js"
+VENDOR = HERE / "vendor"
+PLOTLY = VENDOR / "plotly-basic.min.js"
 
 
 class Part(NamedTuple):
@@ -60,12 +64,11 @@ def report(study: Study | str | os.PathLike[str], path: str | os.PathLike[str]) 
     return target
 
 
-def render(study: Study) -> str:
-    """The page as text."""
+def environment() -> Environment:
+    """Jinja with the templates, filters and marks of every page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
-    environment = Environment(
+    made = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -78,30 +81,40 @@ def render(study: Study) -> str:
         "rate": words.rate,
         "mark": MARKS.__getitem__,
     }
-    environment.filters.update(filters)
-    environment.globals.update(number=words.number, share=words.share)
+    made.filters.update(filters)
+    made.globals.update(number=words.number, share=words.share, marks=MARKS)
+    return made
+
+
+def render(study: Study) -> str:
+    """The page as text."""
+    from markupsafe import Markup
+
     found, response = figures(study), views.response(study)
     pair, reference = views.high_and_low(study), views.reference_curves(study)
-    scripts = [_script(PLOTLY), _script(HERE / "templates" / "page.js")]
-    return environment.get_template("report.html").render(
-        study=study,
-        figures={figure.name: figure for figure in found},
-        data=Markup(embedded({f.name: {"data": f.data, "layout": f.layout} for f in found})),
-        scripts=[Markup(script.text) for script in scripts],
-        allowed=" ".join(script.allowed for script in scripts),
-        marks=MARKS,
-        answer=views.answer(study),
-        response=response,
-        shown={point.verdict for point in response.points},
-        pair=pair,
-        rows=views.table(study),
-        reference=reference,
-        behind=[b for c in pair if c and (b := views.behind(c.lr, reference))],
-        schedule=views.adam_schedule(study),
-        reproduction=views.reproduce(study),
-        folder=study.path.resolve().name,
-        size=size(study),
-        cost=words.duration(sum(history.seconds for history in study.trials)),
+    scripts = [script(PLOTLY), script(HERE / "templates" / "page.js")]
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            study=study,
+            figures={figure.name: figure for figure in found},
+            data=Markup(embedded({f.name: {"data": f.data, "layout": f.layout} for f in found})),
+            scripts=[Markup(part.text) for part in scripts],
+            allowed=" ".join(part.allowed for part in scripts),
+            answer=views.answer(study),
+            response=response,
+            shown={point.verdict for point in response.points},
+            pair=pair,
+            rows=views.table(study),
+            reference=reference,
+            behind=[b for c in pair if c and (b := views.behind(c.lr, reference))],
+            schedule=views.adam_schedule(study),
+            reproduction=views.reproduce(study),
+            folder=study.path.resolve().name,
+            size=size(study),
+            cost=words.duration(sum(history.seconds for history in study.trials)),
+        )
     )
 
 
@@ -129,7 +142,8 @@ def embedded(value: Any) -> str:
     return dumps(value).replace("<", "\\u003c").replace("\u2028", "\\u2028")
 
 
-def _script(path: Path) -> Part:
+def script(path: Path) -> Part:
+    """A script as a page carries it."""
     text = path.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return Part(text, f"'sha256-{digest}'")

@@ -1,0 +1,372 @@
+"use strict";
+// Draws a graph and lets it be looked into: open, close, pan, zoom, search, by mouse, touch or keys.
+(() => {
+  const root = document.getElementById("graph");
+  const graph = JSON.parse(document.getElementById("graph-data").textContent);
+  const items = graphLayout.index(graph);
+  const [svg, details, search, hits] = ["svg", ".graph-details", "input", ".graph-hits"].map((name) =>
+    root.querySelector(name),
+  );
+  const view = { x: 0, y: 0, k: 1 };
+  const open = new Set();
+  const shown = new Map(); // the element of every node and group that can be seen
+  let current = null;
+  let drawing = null;
+  let found = [];
+
+  const element = (name, attributes = {}, text = undefined) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) {
+      made.setAttribute(key, value);
+    }
+    if (text !== undefined) {
+      made.textContent = text;
+    }
+    return made;
+  };
+
+  const scene = element("g");
+  const arrow = element("marker", { id: "graph-arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 8, markerHeight: 8, markerUnits: "userSpaceOnUse", orient: "auto-start-reverse" });
+  arrow.append(element("path", { d: "M0 1 L7 4 L0 7 z" }));
+  const definitions = element("defs");
+  definitions.append(arrow);
+  svg.append(definitions, scene);
+
+  const closed = (item) => item.group && !open.has(item.name);
+  const fixed = (number) => Math.round(number * 10) / 10;
+
+  // A curve that starts and ends at the ends of a broken line and is smooth between.
+  const curve = (points) => {
+    const at = ({ x, y }) => `${fixed(x)} ${fixed(y)}`;
+    const half = (a, b) => ({ x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 });
+    let path = `M${at(points[0])} L${at(half(points[0], points[1]))}`;
+    for (let i = 1; i + 1 < points.length; i += 1) {
+      path += ` Q${at(points[i])} ${at(half(points[i], points[i + 1]))}`;
+    }
+    return `${path} L${at(points[points.length - 1])}`;
+  };
+
+  const counts = (item) => {
+    const held = item.parameters.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+    const parts = held > 0 ? [`${held.toLocaleString("en")} parameters`] : [];
+    return item.flops > 0 ? [...parts, `${graphLayout.short(item.flops).replace(/([kMGTP]?)$/, " $1")}FLOP`] : parts;
+  };
+
+  const spoken = (item) => {
+    const kind = item.group ? `${item.kind}, ${item.nodes} nodes` : item.op;
+    const made = item.group ? [] : item.outputs.slice(0, 1).map((tensor) => `gives ${graphLayout.shape(tensor)}`);
+    return [graphLayout.own(item.name), kind, ...made, ...counts(item)].join(", ");
+  };
+
+  const drawItem = (name, box) => {
+    const item = items.get(name);
+    const kind = item.group ? "group" : ["input", "output", "constant", "state", "unseen"].includes(item.op) ? "end" : "node";
+    const classes = [kind, item.parameters.length > 0 ? "trained" : "", box.open ? "opened" : ""].join(" ");
+    const made = element("g", { class: `item ${classes}`, role: item.group ? "button" : "img", tabindex: -1, "aria-label": spoken(item) });
+    if (item.group) {
+      made.setAttribute("aria-expanded", String(box.open === true));
+    }
+    made.dataset.name = name;
+    const { x, y, width, height } = box;
+    const round = kind === "end" ? height / 2 : 6;
+    if (item.group && !box.open) { // a closed group looks like a pile
+      made.append(element("rect", { x: x + 4, y: y + 4, width, height, rx: round, class: "pile" }));
+    }
+    made.append(element("rect", { x, y, width, height, rx: round }));
+    const lines = box.open ? [`${box.text[0]}`] : box.text;
+    lines.forEach((line, i) => {
+      made.append(element("text", { x: box.open ? x + 12 : x + width / 2, y: y + 20 + 16 * i, class: `${i === 0 ? "name" : "more"}${box.open ? " left" : ""}` }, line));
+    });
+    shown.set(name, made);
+    return made;
+  };
+
+  const draw = () => {
+    const family = getComputedStyle(root).fontFamily;
+    drawing = graphLayout.layout(graph, items, open, family);
+    shown.clear();
+    const lines = drawing.edges.map((edge) => {
+      const line = element("path", { d: curve(edge.points), class: "edge", "marker-end": "url(#graph-arrow)" });
+      edge.line = line;
+      return line;
+    });
+    // Outer boxes first, so that what is inside lies above them.
+    const boxes = [...drawing.boxes].sort(([a], [b]) => graphLayout.around(a).length - graphLayout.around(b).length);
+    const drawn = boxes.map(([name, box]) => drawItem(name, box));
+    const texts = drawing.labels.map(({ x, y, text }) => element("text", { x, y: y + 3.5, class: "flow" }, text));
+    scene.replaceChildren(...boxed(drawn, true), ...lines, ...boxed(drawn, false), ...texts);
+    if (current !== null && !shown.has(current)) {
+      current = graphLayout.around(current).reverse().find((name) => shown.has(name)) ?? null;
+    }
+    mark(current ?? boxes[0]?.[0] ?? null, false);
+    markHits();
+    root.dataset.drawn = String(shown.size);
+  };
+
+  const boxed = (drawn, opened) => drawn.filter((made) => made.classList.contains("opened") === opened);
+
+  const move = () => scene.setAttribute("transform", `translate(${fixed(view.x)} ${fixed(view.y)}) scale(${view.k.toFixed(4)})`);
+
+  const zoom = (factor, x = svg.clientWidth / 2, y = svg.clientHeight / 2) => {
+    const k = Math.min(4, Math.max(0.02, view.k * factor));
+    view.x = x - ((x - view.x) * k) / view.k;
+    view.y = y - ((y - view.y) * k) / view.k;
+    view.k = k;
+    move();
+  };
+
+  // Shows all of it; or, where text would then be too small to read, its upper end.
+  const fit = (least = 0) => {
+    const [width, height] = [svg.clientWidth, svg.clientHeight];
+    view.k = Math.max(least, Math.min(1.25, (width - 24) / drawing.width, (height - 24) / drawing.height));
+    view.x = (width - drawing.width * view.k) / 2;
+    view.y = Math.max(12, (height - drawing.height * view.k) / 2);
+    move();
+  };
+
+  const centre = (name, least = 0.7) => {
+    const { x, y, width, height } = drawing.boxes.get(name);
+    view.k = Math.max(view.k, least);
+    view.x = svg.clientWidth / 2 - (x + width / 2) * view.k;
+    view.y = svg.clientHeight / 2 - (y + Math.min(height, svg.clientHeight / view.k) / 2) * view.k;
+    move();
+  };
+
+  // Opens or closes a group and keeps its upper edge where it is on the screen.
+  const toggle = (name) => {
+    const before = drawing.boxes.get(name);
+    const at = { x: view.x + (before.x + before.width / 2) * view.k, y: view.y + before.y * view.k };
+    if (!open.delete(name)) {
+      open.add(name);
+    }
+    draw();
+    const after = drawing.boxes.get(name);
+    view.x = at.x - (after.x + after.width / 2) * view.k;
+    view.y = at.y - after.y * view.k;
+    move();
+    mark(name);
+  };
+
+  const all = (state) => {
+    open.clear();
+    if (state) {
+      for (const item of items.values()) {
+        if (item.group && item.name !== "") {
+          open.add(item.name);
+        }
+      }
+    }
+    draw();
+    fit(0.6);
+  };
+
+  const mark = (name, focus = true) => {
+    if (name === null) {
+      return;
+    }
+    shown.get(current)?.setAttribute("tabindex", "-1");
+    current = name;
+    shown.get(name).setAttribute("tabindex", "0");
+    if (focus) {
+      shown.get(name).focus({ preventScroll: true });
+    }
+  };
+
+  // Brings what has the focus into the window.
+  const follow = () => {
+    const { x, y, width, height } = drawing.boxes.get(current);
+    const [left, top] = [view.x + x * view.k, view.y + y * view.k];
+    const out = left < 0 || top < 0 || left + width * view.k > svg.clientWidth || top + height * view.k > svg.clientHeight;
+    if (out) {
+      centre(current, view.k);
+    }
+  };
+
+  const row = (term, text) => {
+    const [dt, dd] = [document.createElement("dt"), document.createElement("dd")];
+    dt.textContent = term;
+    dd.textContent = text;
+    return [dt, dd];
+  };
+
+  const tell = (name) => {
+    const item = items.get(name);
+    const title = document.createElement("h3");
+    title.textContent = name;
+    const rows = item.group ? row("kind", item.kind) : row("function", item.op);
+    const tensor = (value) => `[${value.shape.join(", ")}] ${value.dtype}`;
+    const some = (values) => (values.length > 12 ? [...values.slice(0, 12), `and ${values.length - 12} more`] : values).join("\n");
+    if (item.group) {
+      rows.push(...row("nodes", String(item.nodes)));
+    } else {
+      const reads = item.inputs.map((edge) => `${edge.source}  ${tensor(edge.tensor)}`);
+      rows.push(...(reads.length > 0 ? row("reads", some(reads)) : []));
+      rows.push(...(item.outputs.length > 0 ? row("gives", some(item.outputs.map(tensor))) : []));
+    }
+    const own = item.parameters.map((value) => `${value.name}  [${value.shape.join(", ")}]`);
+    rows.push(...(own.length > 0 ? row("parameters", some(own)) : []));
+    rows.push(...(counts(item).length > 0 ? row("together", counts(item).join(", ")) : []));
+    rows.push(...(item.operators?.length > 0 ? row("operators", some(item.operators)) : []));
+    rows.push(...(item.note ? row("note", item.note) : []));
+    const list = document.createElement("dl");
+    list.append(...rows);
+    details.replaceChildren(title, list);
+    for (const edge of drawing.edges) {
+      edge.line.classList.toggle("lit", edge.source === name || edge.target === name);
+    }
+  };
+
+  const markHits = () => {
+    const names = new Set(found.flatMap((name) => [name, ...graphLayout.around(name)]));
+    for (const [name, made] of shown) {
+      made.classList.toggle("hit", found.includes(name) || (closed(items.get(name)) && names.has(name)));
+    }
+  };
+
+  const look = (place) => {
+    const text = search.value.trim().toLowerCase();
+    const fits = ({ name, op, kind }) => [name, op, kind].some((word) => word?.toLowerCase().includes(text));
+    const before = found[found.at];
+    found = text === "" ? [] : [...items.values()].filter((item) => item.name !== "" && fits(item)).map(({ name }) => name);
+    found.at = found.length === 0 ? -1 : (found.indexOf(before) + place + found.length) % found.length;
+    hits.textContent = text === "" ? "" : found.length === 0 ? "nothing" : `${Math.max(0, found.at) + 1} of ${found.length}`;
+    if (found.length === 0) {
+      markHits();
+      return;
+    }
+    found.at = Math.max(0, found.at);
+    const name = found[found.at];
+    graphLayout.around(name).filter((group) => group !== "").forEach((group) => open.add(group));
+    draw();
+    centre(name);
+    mark(name, false);
+    tell(name);
+  };
+
+  // The neighbour of what has the focus: along an edge, or the one beside it.
+  const neighbour = (key) => {
+    if (key === "ArrowDown" || key === "ArrowUp") {
+      const [from, to] = key === "ArrowDown" ? ["source", "target"] : ["target", "source"];
+      return drawing.edges.find((edge) => edge[from] === current)?.[to];
+    }
+    const names = [...shown.keys()];
+    return names[names.indexOf(current) + (key === "ArrowRight" ? 1 : -1)];
+  };
+
+  const press = (event) => {
+    const keys = {
+      "+": () => zoom(1.25),
+      "=": () => zoom(1.25),
+      "-": () => zoom(0.8),
+      0: () => fit(),
+      "/": () => search.focus(),
+      Escape: () => {
+        const group = graphLayout.parent(current ?? "");
+        if (group !== "") {
+          mark(group);
+          toggle(group);
+        }
+      },
+    };
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target === search) {
+      return;
+    }
+    if (event.key.startsWith("Arrow")) {
+      const next = neighbour(event.key);
+      if (next !== undefined) {
+        mark(next);
+        follow();
+      }
+    } else if (["Enter", " "].includes(event.key) && event.target.closest(".item")) {
+      if (items.get(current)?.group) {
+        toggle(current);
+      }
+    } else if (event.key in keys) {
+      keys[event.key]();
+    } else {
+      return;
+    }
+    event.preventDefault();
+  };
+
+  const pointers = new Map();
+  let dragged = false;
+  svg.addEventListener("pointerdown", (event) => {
+    pointers.set(event.pointerId, event);
+    dragged = pointers.size > 1;
+  });
+  svg.addEventListener("pointermove", (event) => {
+    const before = pointers.get(event.pointerId);
+    if (before === undefined) {
+      return;
+    }
+    const [dx, dy] = [event.clientX - before.clientX, event.clientY - before.clientY];
+    if (!dragged && Math.hypot(dx, dy) < 4) {
+      return;
+    }
+    if (!dragged) {
+      dragged = true;
+      svg.setPointerCapture(event.pointerId);
+    }
+    const others = [...pointers.values()].filter((other) => other.pointerId !== event.pointerId);
+    if (others.length > 0) {
+      const far = (point) => Math.hypot(point.clientX - others[0].clientX, point.clientY - others[0].clientY);
+      const { left, top } = svg.getBoundingClientRect();
+      zoom(far(event) / Math.max(1, far(before)), (event.clientX + others[0].clientX) / 2 - left, (event.clientY + others[0].clientY) / 2 - top);
+    }
+    view.x += dx / pointers.size;
+    view.y += dy / pointers.size;
+    move();
+    pointers.set(event.pointerId, event);
+  });
+  for (const name of ["pointerup", "pointercancel"]) {
+    svg.addEventListener(name, (event) => pointers.delete(event.pointerId));
+  }
+  svg.addEventListener("click", (event) => {
+    const name = event.target.closest(".item")?.dataset.name;
+    if (dragged || name === undefined) {
+      return;
+    }
+    mark(name);
+    if (items.get(name).group) {
+      toggle(name);
+    }
+  });
+  svg.addEventListener("wheel", (event) => {
+    // On a page that scrolls, the wheel scrolls the page; with Ctrl, or a pinch, it zooms.
+    if (root.dataset.wheel !== "zoom" && !event.ctrlKey && !event.metaKey) {
+      return;
+    }
+    event.preventDefault();
+    const { left, top } = svg.getBoundingClientRect();
+    zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.002)), event.clientX - left, event.clientY - top);
+  }, { passive: false });
+  for (const name of ["pointerover", "focusin"]) {
+    svg.addEventListener(name, (event) => {
+      const item = event.target.closest(".item");
+      if (item !== null && pointers.size === 0) {
+        tell(item.dataset.name);
+      }
+    });
+  }
+  svg.addEventListener("pointerleave", () => current !== null && tell(current));
+  root.addEventListener("keydown", press);
+  search.addEventListener("input", () => look(0));
+  search.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") {
+      look(event.shiftKey ? -1 : 1);
+    } else if (event.key === "Escape") {
+      search.value = "";
+      look(0);
+      shown.get(current)?.focus();
+    }
+  });
+  const actions = { open: () => all(true), close: () => all(false), fit: () => fit(), in: () => zoom(1.25), out: () => zoom(0.8) };
+  root.addEventListener("click", (event) => actions[event.target.dataset?.action]?.());
+  new ResizeObserver(() => drawing !== null && fit()).observe(svg);
+
+  root.classList.add("scripted");
+  draw();
+  fit();
+  tell(current);
+})();
