@@ -50,17 +50,27 @@ VARIANTS = (
 def child(layout: str, precision: str, steps: int) -> None:
     """Train, and print the milliseconds a step of each rate."""
     import time
+    from dataclasses import replace
 
     import torch
     from peers.mnist_problem import problem
 
     from etascope.plan import Plan
     from etascope.problems import problem as module
+    from etascope.problems.mnist_cnn import MnistCNN
     from etascope.records import TrialId
     from etascope.trial import Trial
 
+    class ChannelsFirst(MnistCNN):
+        """The same network on images that are taken for channels-first ones."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images.view(-1, 1, 28, 28).permute(0, 2, 3, 1))
+
+    subject = problem()
     if layout == "first":
         module.with_channels_last = lambda model: model
+        subject = replace(subject, model=ChannelsFirst)
     elif layout == "last":
         module.with_channels_last = lambda model: model.to(memory_format=torch.channels_last)
     torch.set_num_threads(1)
@@ -68,7 +78,7 @@ def child(layout: str, precision: str, steps: int) -> None:
     plan = Plan(steps=4000, rungs=[3999], probe_every=4001, precision=precision)
     sys.stdin.readline()  # all start together
     for lr in LRS:
-        trial = Trial(problem(), plan, TrialId(lr, 0))
+        trial = Trial(subject, plan, TrialId(lr, 0))
         for count in (WARM_UP, steps):
             left = iter(range(count - 1))
             began = time.perf_counter()
