@@ -13,8 +13,8 @@ from etascope.engines.jobs import Job
 from etascope.environment import usable_cores
 
 COMMAND = "import sys; sys.path[:] = {path!r}; from etascope.engines.worker import main; main()"
-# glibc gives large blocks back to the kernel and faults them in again at every step, which costs
-# a third of it; and one thread each is what makes a trial the same bit for bit everywhere.
+# glibc gives large blocks back to the kernel and faults them in again, which costs an optimizer that
+# is not fused a sixth of a step; and one thread each is what makes a trial the same bit for bit everywhere.
 ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
@@ -22,7 +22,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-TUNABLES = "glibc.malloc.hugetlb=1"  # large pages where the kernel offers them: a twentieth
+TUNABLES = "glibc.malloc.hugetlb=1"  # large pages where the kernel offers them: 3 % of a step
 
 
 class Worker:

@@ -1,4 +1,4 @@
-"""The order in which a network keeps its images: a third of the time of a step."""
+"""The order in which a network keeps its images: an eighth of the time of a step."""
 
 from __future__ import annotations
 
