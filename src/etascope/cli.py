@@ -203,6 +203,49 @@ def report(
 
 
 @app.command()
+def graph(
+    problem: Annotated[
+        str,
+        typer.Argument(
+            help="As for sweep; or file.py:function that returns (module, example inputs)."
+        ),
+    ],
+    out: Annotated[
+        list[Path] | None,
+        typer.Option("-o", "--out", help="A .html, .svg, .png or .dot file; repeatable."),
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Print it as a tree.")] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Also write it for TensorBoard's graph tab here.")
+    ] = None,
+    optimizer: Annotated[str, typer.Option(help="The optimizer's name.")] = str(Plan.optimizer),
+    data: Data = None,
+    keep_prob: KeepProb = None,
+) -> None:
+    """Draw the computation graph: the network, its loss, the gradients and the update."""
+    from etascope.problems.registry import get_subject
+    from etascope.reporting.drawings import check_suffix, write_graph
+
+    for path in out or ():
+        check_suffix(path)
+    subject = get_subject(problem, data=data, keep_prob=keep_prob)
+    pair = subject if isinstance(subject, tuple) else (subject, None)
+    found = es.graph(*pair, optimizer=optimizer)
+    for path in out or ():
+        typer.echo(write_graph(found, path))
+    if tensorboard is not None:
+        from etascope.reporting.tensorboard_graph import write_tensorboard_graph
+
+        typer.echo(write_tensorboard_graph(found, tensorboard))
+    if text or not (out or tensorboard):
+        from rich.console import Console
+
+        from etascope.inspection.tree import to_tree
+
+        Console().print(to_tree(found))
+
+
+@app.command()
 def problems() -> None:
     """List the built-in problems and optimizers."""
     from etascope.optim.registry import OPTIMIZERS

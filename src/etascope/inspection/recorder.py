@@ -22,7 +22,8 @@ from torch.utils.flop_counter import flop_registry
 
 from etascope.inspection.graph import Edge, Graph, Group, Node, Parameter, Tensor, parameters_of
 
-UNSEEN = "It ran code that calls no torch function, such as TorchScript, and cannot be opened."
+LEFT = "What leaves torch here cannot be followed; what comes back is a constant."
+LEAVING = ("numpy", "array", "tolist")
 REFLECTED = ("radd", "rsub", "rmul", "rmatmul", "rtruediv", "rdiv", "rfloordiv", "rmod", "rpow")
 
 
@@ -42,22 +43,25 @@ class Called(NamedTuple):
 
 
 class OperatorLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Logs every ATen operator with its floating point operations."""
+    """Logs every ATen operator with its floating point operations, and tells who wants to know."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str, Any, Any], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
+        self._tell = tell
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator and log it."""
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            result = func(*args, **kwargs)
         packet = func._overloadpacket
         if func.namespace == "profiler":  # marks of the profiler, which compute nothing
             return result
         count = flop_registry.get(packet)
         flops = 0 if count is None else int(count(*args, **kwargs, out_val=result))
         self.calls.append(Call(str(packet), flops))
+        self._tell(packet.__name__, (args, kwargs), result)
         return result
 
 
@@ -70,7 +74,7 @@ class Recorder(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.log = OperatorLog()
+        self.log = OperatorLog(self._hear)
         self.nodes: list[Node] = []
         self.scopes = [""]
         self.kinds: dict[str, str] = {}  # of the groups, in order of first appearance
@@ -85,6 +89,7 @@ class Recorder(TorchFunctionMode):
         self._modules = {id(m): name for name, m in model.named_modules()}
         self._open: list[tuple[nn.Module, str]] = []
         self._consumed = 0
+        self._outside = False  # of any torch function, while recording
         self._model = model
 
     @contextmanager
@@ -105,7 +110,21 @@ class Recorder(TorchFunctionMode):
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(self.log)
             stack.enter_context(self)
+            stack.enter_context(self._listening(True))
             yield
+
+    @contextmanager
+    def _listening(self, outside: bool) -> Iterator[None]:
+        before, self._outside = self._outside, outside
+        try:
+            yield
+        finally:
+            self._outside = before
+
+    def _hear(self, operator: str, given: Any, result: Any) -> None:
+        """Record an operator that no torch function ran, such as one of TorchScript, by itself."""
+        if self._outside:
+            self.add(operator, _tensors(given), _tensors(result))
 
     @contextmanager
     def scope(self, name: str, kind: str) -> Iterator[None]:
@@ -123,7 +142,8 @@ class Recorder(TorchFunctionMode):
         given = _tensors((args, kwargs or {}))
         versions = [_version(tensor) for tensor in given]
         start = len(self.log.calls)
-        result = func(*args, **(kwargs or {}))
+        with self._listening(False):
+            result = func(*args, **(kwargs or {}))
         changed = [t for t, v in zip(given, versions, strict=True) if _version(t) != v]
         returned = _tensors(result)
         ran = len(self.log.calls) > start
@@ -132,10 +152,11 @@ class Recorder(TorchFunctionMode):
             for tensor in returned:
                 self._alias(tensor, given[0])
             return result
-        made = [t for t in returned if id(t) not in self._makers and not self._is_own(t)]
+        made = [t for t in returned if not (self.makers(t) or self._is_own(t))]
         bookkeeping = changed and all(id(t) in self._buffers for t in [*given, *returned])
-        if (ran or made or changed) and not bookkeeping:
-            self.add(name, given, [*made, *changed], before=start)
+        if (ran or made or changed or name in LEAVING) and not bookkeeping:
+            note = LEFT if name in LEAVING else ""
+            self.add(name, given, [*made, *changed], note=note)
         return result
 
     def add(
@@ -145,7 +166,6 @@ class Recorder(TorchFunctionMode):
         made: Iterable[torch.Tensor],
         *,
         name: str | None = None,
-        before: int | None = None,
         note: str = "",
     ) -> str:
         """Record a node; what the log holds since the last one is what it ran.
@@ -155,14 +175,13 @@ class Recorder(TorchFunctionMode):
             given: the tensors that it read.
             made: those that it made or changed.
             name: how it is called in its group; `op` if None.
-            before: where in the log it began; what stands before was run by something unseen.
             note: see `Node`.
 
         Returns:
             The node's name.
         """
         given, made = list(given), list(made)
-        edges = self._edges(given, len(self.log.calls) if before is None else before)
+        edges = self._edges(given)
         calls = self.take()
         own = self._unique(name or op)
         node = Node(
@@ -189,9 +208,9 @@ class Recorder(TorchFunctionMode):
         """The nodes that made a tensor; none if it is unknown."""
         return self._makers.get(id(tensor), (tensor, ()))[1]
 
-    def take(self, before: int | None = None) -> list[Call]:
-        """What the log holds since it was last taken, up to the place `before`."""
-        calls = self.log.calls[self._consumed : before]
+    def take(self) -> list[Call]:
+        """What the log holds since it was last taken."""
+        calls = self.log.calls[self._consumed :]
         self._consumed += len(calls)
         return calls
 
@@ -233,18 +252,15 @@ class Recorder(TorchFunctionMode):
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if not self._open or self._open[-1][0] is not module:
             return
-        unknown = [t for t in _tensors(output) if not (self.makers(t) or self._is_own(t))]
-        if unknown and self._consumed < len(self.log.calls):
-            self.add(type(module).__name__, _tensors(inputs), unknown, note=UNSEEN)
         self._open.pop()
         self.scopes.pop()
 
-    def _edges(self, given: list[torch.Tensor], before: int) -> tuple[Edge, ...]:
+    def _edges(self, given: list[torch.Tensor]) -> tuple[Edge, ...]:
         edges: dict[Edge, None] = {}
         for tensor in given:
             if self._is_own(tensor) and not self.makers(tensor):
                 continue
-            makers = self.makers(tensor) or self._twin(tensor) or (self._unknown(tensor, before),)
+            makers = self.makers(tensor) or self._twin(tensor) or (self._constant(tensor),)
             edges |= {Edge(maker, _describe(tensor)): None for maker in makers}
         return tuple(edges)
 
@@ -255,14 +271,10 @@ class Recorder(TorchFunctionMode):
                 return makers
         return ()
 
-    def _unknown(self, tensor: torch.Tensor, before: int) -> str:
-        """Record a tensor that nothing recorded made: a constant, or the work of unseen code."""
-        unseen = before > self._consumed
-        op = "unseen" if unseen else "constant"
-        own = self._unique(op)
-        calls = self.take(before) if unseen else []
-        node = Node(own, op, outputs=(_describe(tensor),), note=UNSEEN if unseen else "")
-        self.nodes.append(_with_calls(node, calls))
+    def _constant(self, tensor: torch.Tensor) -> str:
+        """Record a tensor that nothing recorded made."""
+        own = self._unique("constant")
+        self.nodes.append(Node(own, "constant", outputs=(_describe(tensor),)))
         self.knows(tensor, (own,))
         return own
 

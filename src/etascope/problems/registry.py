@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 from etascope.errors import EtascopeError, UsageError
 from etascope.problems.problem import Problem
 
@@ -37,11 +39,20 @@ PROBLEMS: dict[str, tuple[Callable[..., Problem], str, tuple[str, ...]]] = {
 
 
 def get_problem(reference: str, **options: Any) -> Problem:
-    """The problem that `reference` names.
+    """The problem that `reference` names: see `get_subject`, but a module is no problem."""
+    found = get_subject(reference, **options)
+    if not isinstance(found, Problem):
+        raise UsageError(f"{reference} gives a module and its inputs; it must give a Problem")
+    return found
+
+
+def get_subject(reference: str, **options: Any) -> Problem | tuple[nn.Module, Any]:
+    """The problem that `reference` names, or the module with example inputs.
 
     Args:
         reference: a built-in name, `package.module:attribute` or `file.py:attribute`; the
-            attribute is a Problem or a function without arguments that returns one.
+            attribute is a Problem, or a function without arguments that returns one or a pair
+            `(module, inputs)`.
         options: for a built-in problem; those that are None are left at their default.
 
     Raises:
@@ -58,7 +69,9 @@ def get_problem(reference: str, **options: Any) -> Problem:
     if not location or not attribute:
         raise UsageError(f"no problem is called {reference!r}; {_hint(reference)}")
     _refuse(reference, list(given))
-    problem = _problem_of(_module(location), attribute, reference)
+    problem = _subject_of(_module(location), attribute, reference)
+    if not isinstance(problem, Problem):
+        return problem
     name = attribute if problem.name == "problem" else problem.name
     return replace(problem, name=name, reference=shlex.quote(reference))
 
@@ -142,7 +155,9 @@ def _named(part: str) -> Iterator[None]:
         raise UsageError(f"{part} raised {type(error).__name__}: {text}") from error
 
 
-def _problem_of(module: ModuleType, attribute: str, reference: str) -> Problem:
+def _subject_of(
+    module: ModuleType, attribute: str, reference: str
+) -> Problem | tuple[nn.Module, Any]:
     try:
         found = getattr(module, attribute)
     except AttributeError:
@@ -163,6 +178,8 @@ def _problem_of(module: ModuleType, attribute: str, reference: str) -> Problem:
             )
         with _named(reference):
             found = found()
+    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], nn.Module):
+        return found[0], found[1]
     if not isinstance(found, Problem):
         raise UsageError(
             f"{reference} is a {type(found).__name__}; it must be an etascope.Problem, "

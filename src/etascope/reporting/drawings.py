@@ -57,7 +57,7 @@ def graph(
     from etascope.problems.problem import Problem
 
     if out is not None:
-        _suffix(Path(out))
+        check_suffix(Path(out))
     if isinstance(subject, Problem):
         if inputs is not None:
             raise UsageError("a Problem brings its own inputs; leave inputs out")
@@ -85,7 +85,7 @@ def write_graph(graph: Graph, path: str | os.PathLike[str]) -> Path:
     from etascope.inspection.dot import to_dot
 
     target = Path(path)
-    suffix = _suffix(target)
+    suffix = check_suffix(target)
     if suffix == ".html":
         content = render_graph(graph).encode()
     elif suffix == ".dot":
@@ -159,7 +159,8 @@ def summary(graph: Graph) -> str:
     return " · ".join(parts)
 
 
-def _suffix(path: Path) -> str:
+def check_suffix(path: Path) -> str:
+    """The suffix of a file that a graph can be drawn into; raises UsageError for another."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(

@@ -60,7 +60,7 @@
 
   const drawItem = (name, box) => {
     const item = items.get(name);
-    const kind = item.group ? "group" : ["input", "output", "constant", "state", "unseen"].includes(item.op) ? "end" : "node";
+    const kind = item.group ? "group" : ["input", "output", "constant", "state"].includes(item.op) ? "end" : "node";
     const classes = [kind, item.parameters.length > 0 ? "trained" : "", box.open ? "opened" : ""].join(" ");
     const made = element("g", { class: `item ${classes}`, role: item.group ? "button" : "img", tabindex: -1, "aria-label": spoken(item) });
     if (item.group) {
