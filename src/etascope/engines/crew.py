@@ -13,8 +13,9 @@ from etascope.engines.jobs import Job
 from etascope.environment import usable_cores
 
 COMMAND = "import sys; sys.path[:] = {path!r}; from etascope.engines.worker import main; main()"
-# glibc gives large blocks back to the kernel and faults them in again, which costs an optimizer that
-# is not fused a sixth of a step; and one thread each is what makes a trial the same bit for bit everywhere.
+# glibc gives large blocks back to the kernel and faults them in again, which costs an optimizer
+# that is not fused a sixth of a step; and one thread each is what makes a trial the same bit for
+# bit everywhere.
 ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
