@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from etascope.inspection.graph import Edge, Node, Tensor
-from etascope.inspection.recorder import Call, Recorder
+from etascope.inspection.operators import Call
+from etascope.inspection.recorder import Recorder
 
 
 def record_gradients(recorder: Recorder, forward: list[Node], loss: torch.Tensor) -> None:

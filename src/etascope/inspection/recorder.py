@@ -7,7 +7,7 @@ operators that it ran. Hooks on the modules tell where in the network it was cal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,22 +16,21 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
-from etascope.inspection.graph import Edge, Graph, Group, Node, Parameter, Tensor, parameters_of
+from etascope.inspection.graph import Edge, Graph, Node, Parameter
+from etascope.inspection.operators import (
+    Call,
+    OperatorLog,
+    describe,
+    name_of,
+    same_memory,
+    tensors,
+    version,
+)
+from etascope.inspection.simplify import dissolved, unique
 
 LEFT = "What leaves torch here cannot be followed; what comes back is a constant."
 LEAVING = ("numpy", "array", "tolist")
-REFLECTED = ("radd", "rsub", "rmul", "rmatmul", "rtruediv", "rdiv", "rfloordiv", "rmod", "rpow")
-
-
-class Call(NamedTuple):
-    """An ATen operator that ran."""
-
-    operator: str
-    flops: int
 
 
 class Called(NamedTuple):
@@ -40,29 +39,6 @@ class Called(NamedTuple):
     given: list[torch.Tensor]
     made: list[torch.Tensor]
     functions: list[Any]
-
-
-class OperatorLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Logs every ATen operator with its floating point operations, and tells who wants to know."""
-
-    def __init__(self, tell: Callable[[str, Any, Any], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[Call] = []
-        self._tell = tell
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operator and log it."""
-        kwargs = kwargs or {}
-        with torch._C.DisableTorchFunction():
-            result = func(*args, **kwargs)
-        packet = func._overloadpacket
-        if func.namespace == "profiler":  # marks of the profiler, which compute nothing
-            return result
-        count = flop_registry.get(packet)
-        flops = 0 if count is None else int(count(*args, **kwargs, out_val=result))
-        self.calls.append(Call(str(packet), flops))
-        self._tell(packet.__name__, (args, kwargs), result)
-        return result
 
 
 class Recorder(TorchFunctionMode):
@@ -80,7 +56,7 @@ class Recorder(TorchFunctionMode):
         self.kinds: dict[str, str] = {}  # of the groups, in order of first appearance
         self.called: dict[str, Called] = {}  # by node
         self._leaves: set[str] = set()  # groups of modules without modules inside
-        self._names = {"": ""}
+        self._names = {""}
         self._makers: dict[int, tuple[torch.Tensor, tuple[str, ...]]] = {}
         self._parameters: dict[int, tuple[torch.Tensor, Parameter]] = {
             id(p): (p, Parameter(name, tuple(p.shape))) for name, p in model.named_parameters()
@@ -124,13 +100,13 @@ class Recorder(TorchFunctionMode):
     def _hear(self, operator: str, given: Any, result: Any) -> None:
         """Record an operator that no torch function ran, such as one of TorchScript, by itself."""
         if self._outside:
-            self.add(operator, _tensors(given), _tensors(result))
+            self.add(operator, tensors(given), tensors(result))
 
     @contextmanager
     def scope(self, name: str, kind: str) -> Iterator[None]:
         """Have what runs inside stand in the group `name`, whatever group is open."""
         self.kinds.setdefault(name, kind)
-        self._names.setdefault(name, name)
+        self._names.add(name)
         self.scopes.append(name)
         try:
             yield
@@ -139,15 +115,15 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function and record it if it computed anything."""
-        given = _tensors((args, kwargs or {}))
-        versions = [_version(tensor) for tensor in given]
+        given = tensors((args, kwargs or {}))
+        versions = [version(tensor) for tensor in given]
         start = len(self.log.calls)
         with self._listening(False):
             result = func(*args, **(kwargs or {}))
-        changed = [t for t, v in zip(given, versions, strict=True) if _version(t) != v]
-        returned = _tensors(result)
+        changed = [t for t, v in zip(given, versions, strict=True) if version(t) != v]
+        returned = tensors(result)
         ran = len(self.log.calls) > start
-        name = _name_of(func)
+        name = name_of(func)
         if not ran and name in ("data", "grad"):
             for tensor in returned:
                 self._alias(tensor, given[0])
@@ -188,7 +164,7 @@ class Recorder(TorchFunctionMode):
             name=own,
             op=op,
             inputs=edges,
-            outputs=tuple(map(_describe, made)),
+            outputs=tuple(map(describe, made)),
             parameters=tuple(self._parameters[id(t)][1] for t in given if self._is_parameter(t)),
             flops=sum(call.flops for call in calls),
             operators=tuple(call.operator for call in calls),
@@ -231,7 +207,7 @@ class Recorder(TorchFunctionMode):
         """What was recorded. A module that ran one function and no module is that node."""
         if self.nodes:
             self.nodes[-1] = _with_calls(self.nodes[-1], self.take())  # bookkeeping at the end
-        return _dissolved(name, self.nodes, self.kinds, self._leaves)
+        return dissolved(name, self.nodes, self.kinds, self._leaves)
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         inner = next(module.children(), None) is not None
@@ -261,20 +237,20 @@ class Recorder(TorchFunctionMode):
             if self._is_own(tensor) and not self.makers(tensor):
                 continue
             makers = self.makers(tensor) or self._twin(tensor) or (self._constant(tensor),)
-            edges |= {Edge(maker, _describe(tensor)): None for maker in makers}
+            edges |= {Edge(maker, describe(tensor)): None for maker in makers}
         return tuple(edges)
 
     def _twin(self, tensor: torch.Tensor) -> tuple[str, ...]:
         """Who made a tensor that another Python object stands for."""
         for other, makers in reversed(self._makers.values()):
-            if _same_memory(other, tensor) and other.shape == tensor.shape:
+            if same_memory(other, tensor) and other.shape == tensor.shape:
                 return makers
         return ()
 
     def _constant(self, tensor: torch.Tensor) -> str:
         """Record a tensor that nothing recorded made."""
         own = self._unique("constant")
-        self.nodes.append(Node(own, "constant", outputs=(_describe(tensor),)))
+        self.nodes.append(Node(own, "constant", outputs=(describe(tensor),)))
         self.knows(tensor, (own,))
         return own
 
@@ -283,7 +259,7 @@ class Recorder(TorchFunctionMode):
         if not self._is_own(tensor):
             if id(tensor) in self._makers:
                 for other, _ in list(self._makers.values()):
-                    if _same_memory(other, tensor, anywhere=True):
+                    if same_memory(other, tensor, anywhere=True):
                         self.knows(other, (maker,))
             self.knows(tensor, (maker,))
 
@@ -302,86 +278,11 @@ class Recorder(TorchFunctionMode):
 
     def _unique(self, own: str) -> str:
         scope = self.scopes[-1]
-        stem = f"{scope}/{own}" if scope else own
-        name, count = stem, 0
-        while name in self._names:
-            count += 1
-            name = f"{stem}_{count}"
-        self._names[name] = name
+        name = unique(f"{scope}/{own}" if scope else own, self._names)
+        self._names.add(name)
         return name
-
-
-def _dissolved(name: str, nodes: list[Node], kinds: dict[str, str], leaves: set[str]) -> Graph:
-    """The graph, with groups of one node replaced by that node."""
-    inner: dict[str, list[str]] = {group: [] for group in kinds}
-    for node in nodes:
-        group = node.name
-        while group := group.rpartition("/")[0]:
-            inner.setdefault(group, []).append(node.name)
-    alone = {group for group in leaves if len(inner[group]) == 1}
-    taken = {n.name for n in nodes} | {g for g in inner if g not in alone}
-    renamed: dict[str, str] = {}
-    for node in nodes:
-        group = node.name.rpartition("/")[0]
-        if group in alone:
-            scope, _, own = group.rpartition("/")
-            stem = f"{scope}/" * bool(scope) + (node.op if own.isdigit() else own)
-            new, count = stem, 0
-            while new in taken:
-                count += 1
-                new = f"{stem}_{count}"
-            taken.add(new)
-            renamed[node.name] = new
-    kept = [_renamed(node, renamed) for node in nodes]
-    groups = [
-        Group(group, kind, parameters_of(n for n in kept if n.name.startswith(f"{group}/")))
-        for group, kind in kinds.items()
-        if group not in alone and inner[group]
-    ]
-    return Graph(name, tuple(kept), tuple(groups))
-
-
-def _renamed(node: Node, names: dict[str, str]) -> Node:
-    inputs = tuple(Edge(names.get(e.source, e.source), e.tensor) for e in node.inputs)
-    return replace(node, name=names.get(node.name, node.name), inputs=inputs)
 
 
 def _with_calls(node: Node, calls: list[Call]) -> Node:
     operators = (*node.operators, *(call.operator for call in calls))
     return replace(node, operators=operators, flops=node.flops + sum(c.flops for c in calls))
-
-
-def _tensors(tree: Any) -> list[torch.Tensor]:
-    """The tensors in nested containers, each once."""
-    return list({id(t): t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)}.values())
-
-
-def _describe(tensor: torch.Tensor) -> Tensor:
-    return Tensor(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-
-
-def _version(tensor: torch.Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
-
-
-def _same_memory(one: torch.Tensor, other: torch.Tensor, *, anywhere: bool = False) -> bool:
-    """Whether two tensors begin at the same place, or share a storage at all."""
-    if one is other:
-        return True
-    with suppress(RuntimeError, NotImplementedError):  # a sparse tensor has no storage
-        if anywhere:
-            return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr() != 0
-        return one.data_ptr() == other.data_ptr() != 0
-    return False
-
-
-def _name_of(func: Callable[..., Any]) -> str:
-    """How a torch function is called: `add` for `Tensor.__radd__`, `T` for the property."""
-    name = getattr(func, "__name__", type(func).__name__)
-    if name in ("__get__", "__set__"):
-        owner = getattr(func, "__self__", None)
-        name = getattr(owner, "__name__", getattr(getattr(owner, "fget", None), "__name__", name))
-    elif name.startswith("__"):
-        name = name.strip("_")
-        name = name[1:] if name in REFLECTED else name
-    return name.strip("_") or name

@@ -1,5 +1,8 @@
 """Small networks of every shape that a graph can have."""
 
+import warnings
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -87,12 +90,19 @@ class Constant(nn.Module):
 
 
 def scripted() -> nn.Module:
-    return nn.Sequential(nn.Linear(3, 3), torch.jit.script(nn.Sequential(nn.Linear(3, 2), nn.Tanh())))
+    """A part of it is TorchScript, which calls no torch function."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # old, and still to be met with
+        inner = torch.jit.script(nn.Sequential(nn.Linear(3, 2), nn.Tanh()))
+    return nn.Sequential(nn.Linear(3, 3), inner)
 
 
-def cases() -> dict:
+def cases() -> dict[str, tuple[nn.Module, Any]]:
     generator = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
     return {
         "residual": (nn.Sequential(Residual(), Residual()), draw(2, 4, 5, 5)),
         "shared": (Shared(), draw(2, 3)),
@@ -101,6 +111,7 @@ def cases() -> dict:
         "lstm": (Recurrent(), draw(2, 5, 3)),
         "attention": (Attention(), draw(2, 5, 4)),
         "in place": (InPlace(), torch.ones(3)),
+        "scripted": (scripted(), draw(1, 3)),
         "constant": (Constant(), torch.ones(3)),
         "transformer": (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), draw(2, 3, 8)),
     }
