@@ -121,7 +121,10 @@ def render_graph(graph: Graph) -> str:
 
 def graph_scripts() -> list[Any]:
     """What a page that holds a graph runs."""
-    templates = (HERE / "templates" / name for name in ("graph_layout.js", "graph.js"))
+    templates = (
+        HERE / "templates" / name
+        for name in ("graph_layout.js", "graph_view.js", "graph_events.js")
+    )
     return [script(path) for path in (VENDOR / "dagre.min.js", *templates)]
 
 

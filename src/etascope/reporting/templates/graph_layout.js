@@ -7,6 +7,10 @@ const graphLayout = (() => {
   const HEAD = 26;
   const PAD = 14;
   const LABELS = 160; // with more edges than this none is labelled
+  // Members of one group from which on dagre takes long, or too much stack: in a small picture, and
+  // in a large one.
+  const MANY = [150, 30];
+  const LARGE = 1000;
   const pen = document.createElement("canvas").getContext("2d");
 
   const parent = (name) => name.slice(0, Math.max(0, name.lastIndexOf("/")));
@@ -131,12 +135,49 @@ const graphLayout = (() => {
     return { text, width: Math.ceil(Math.max(...widths)) + 24, height: 14 + 16 * text.length };
   };
 
+  // What dagre does, for very many members: rows by the longest way from the start, in order of
+  // execution; edges over several rows go round them.
+  const inRows = (plan) => {
+    const names = plan.nodes();
+    const order = new Map(names.map((name, i) => [name, name === IN ? -1 : name === OUT ? names.length : i]));
+    const ranks = new Map();
+    for (const name of [...names].sort((a, b) => order.get(a) - order.get(b))) {
+      const before = (plan.predecessors(name) ?? []).filter((other) => ranks.has(other));
+      ranks.set(name, before.reduce((rank, other) => Math.max(rank, ranks.get(other) + 1), 0));
+    }
+    const rows = [];
+    for (const [name, rank] of ranks) {
+      rows[rank] = [...(rows[rank] ?? []), plan.node(name)];
+    }
+    const across = (row) => row.reduce((sum, { width }) => sum + width + 22, -22);
+    const widest = Math.max(...rows.map(across));
+    let y = PAD;
+    for (const row of rows) {
+      const height = Math.max(...row.map((box) => box.height));
+      let x = PAD + (widest - across(row)) / 2;
+      for (const box of row) {
+        Object.assign(box, { x: x + box.width / 2, y: y + height / 2 });
+        x += box.width + 22;
+      }
+      y += height + 34;
+    }
+    for (const { v, w } of plan.edges()) {
+      const [from, to] = [plan.node(v), plan.node(w)];
+      const down = from.y < to.y ? 1 : -1;
+      const ends = [{ x: from.x, y: from.y + (down * from.height) / 2 }, { x: to.x, y: to.y - (down * to.height) / 2 }];
+      const far = Math.abs(ranks.get(w) - ranks.get(v)) > 1;
+      const side = PAD + widest + 12;
+      const round = far ? ends.map(({ y: at }, i) => ({ x: side, y: at + (i === 0 ? 40 : -40) * down })) : [];
+      Object.assign(plan.edge(v, w), { points: [ends[0], ...round, ends[1]], x: ends[0].x, y: ends[0].y + 14 * down });
+    }
+    Object.assign(plan.graph(), { width: widest + 2 * PAD + 24, height: y - 34 + PAD });
+  };
+
   // Lays one group out and returns its size; boxes and lines are relative to its corner.
   const arrange = (scope, items, open, local, family, boxes) => {
     const plan = new dagre.graphlib.Graph();
     const members = [...items.get(scope).members];
-    const many = members.length > 300;
-    plan.setGraph({ nodesep: 22, ranksep: 30, edgesep: 14, marginx: PAD, marginy: PAD, ranker: many ? "longest-path" : "network-simplex" });
+    plan.setGraph({ nodesep: 22, ranksep: 30, edgesep: 14, marginx: PAD, marginy: PAD, ranker: members.length > 25 ? "tight-tree" : "network-simplex" });
     for (const name of members) {
       const box = open.has(name)
         ? { ...arrange(name, items, open, local, family, boxes), open: true, text: sizeOf(items.get(name), family).text }
@@ -164,7 +205,7 @@ const graphLayout = (() => {
         plan.setEdge(...(port === IN ? [port, name] : [name, port]), { weight: 0 });
       }
     }
-    dagre.layout(plan);
+    (members.length > MANY[Number(items.large)] ? inRows : dagre.layout)(plan);
     for (const name of members) {
       const { x, y, width, height } = plan.node(name);
       Object.assign(boxes.get(name), { x: x - width / 2, y: y - height / 2 });
@@ -185,6 +226,7 @@ const graphLayout = (() => {
   const layout = (graph, items, open, family) => {
     const local = new Map();
     const edges = visibleEdges(graph, open);
+    items.large = edges.length > LARGE;
     const labelled = edges.length <= LABELS;
     const use = (scope, source, target, edge) => {
       const inner = local.get(scope) ?? new Map();

@@ -1,6 +1,6 @@
 "use strict";
-// Draws a graph and lets it be looked into: open, close, pan, zoom, search, by mouse, touch or keys.
-(() => {
+// Draws a graph: what is open, where the window is, what is told of the node that has the focus.
+const graphView = (() => {
   const root = document.getElementById("graph");
   const graph = JSON.parse(document.getElementById("graph-data").textContent);
   const items = graphLayout.index(graph);
@@ -243,130 +243,14 @@
     tell(name);
   };
 
-  // The neighbour of what has the focus: along an edge, or the one beside it.
-  const neighbour = (key) => {
-    if (key === "ArrowDown" || key === "ArrowUp") {
-      const [from, to] = key === "ArrowDown" ? ["source", "target"] : ["target", "source"];
-      return drawing.edges.find((edge) => edge[from] === current)?.[to];
-    }
-    const names = [...shown.keys()];
-    return names[names.indexOf(current) + (key === "ArrowRight" ? 1 : -1)];
-  };
-
-  const press = (event) => {
-    const keys = {
-      "+": () => zoom(1.25),
-      "=": () => zoom(1.25),
-      "-": () => zoom(0.8),
-      0: () => fit(),
-      "/": () => search.focus(),
-      Escape: () => {
-        const group = graphLayout.parent(current ?? "");
-        if (group !== "") {
-          mark(group);
-          toggle(group);
-        }
-      },
-    };
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target === search) {
-      return;
-    }
-    if (event.key.startsWith("Arrow")) {
-      const next = neighbour(event.key);
-      if (next !== undefined) {
-        mark(next);
-        follow();
-      }
-    } else if (["Enter", " "].includes(event.key) && event.target.closest(".item")) {
-      if (items.get(current)?.group) {
-        toggle(current);
-      }
-    } else if (event.key in keys) {
-      keys[event.key]();
-    } else {
-      return;
-    }
-    event.preventDefault();
-  };
-
-  const pointers = new Map();
-  let dragged = false;
-  svg.addEventListener("pointerdown", (event) => {
-    pointers.set(event.pointerId, event);
-    dragged = pointers.size > 1;
-  });
-  svg.addEventListener("pointermove", (event) => {
-    const before = pointers.get(event.pointerId);
-    if (before === undefined) {
-      return;
-    }
-    const [dx, dy] = [event.clientX - before.clientX, event.clientY - before.clientY];
-    if (!dragged && Math.hypot(dx, dy) < 4) {
-      return;
-    }
-    if (!dragged) {
-      dragged = true;
-      svg.setPointerCapture(event.pointerId);
-    }
-    const others = [...pointers.values()].filter((other) => other.pointerId !== event.pointerId);
-    if (others.length > 0) {
-      const far = (point) => Math.hypot(point.clientX - others[0].clientX, point.clientY - others[0].clientY);
-      const { left, top } = svg.getBoundingClientRect();
-      zoom(far(event) / Math.max(1, far(before)), (event.clientX + others[0].clientX) / 2 - left, (event.clientY + others[0].clientY) / 2 - top);
-    }
-    view.x += dx / pointers.size;
-    view.y += dy / pointers.size;
-    move();
-    pointers.set(event.pointerId, event);
-  });
-  for (const name of ["pointerup", "pointercancel"]) {
-    svg.addEventListener(name, (event) => pointers.delete(event.pointerId));
-  }
-  svg.addEventListener("click", (event) => {
-    const name = event.target.closest(".item")?.dataset.name;
-    if (dragged || name === undefined) {
-      return;
-    }
-    mark(name);
-    if (items.get(name).group) {
-      toggle(name);
-    }
-  });
-  svg.addEventListener("wheel", (event) => {
-    // On a page that scrolls, the wheel scrolls the page; with Ctrl, or a pinch, it zooms.
-    if (root.dataset.wheel !== "zoom" && !event.ctrlKey && !event.metaKey) {
-      return;
-    }
-    event.preventDefault();
-    const { left, top } = svg.getBoundingClientRect();
-    zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.002)), event.clientX - left, event.clientY - top);
-  }, { passive: false });
-  for (const name of ["pointerover", "focusin"]) {
-    svg.addEventListener(name, (event) => {
-      const item = event.target.closest(".item");
-      if (item !== null && pointers.size === 0) {
-        tell(item.dataset.name);
-      }
-    });
-  }
-  svg.addEventListener("pointerleave", () => current !== null && tell(current));
-  root.addEventListener("keydown", press);
-  search.addEventListener("input", () => look(0));
-  search.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") {
-      look(event.shiftKey ? -1 : 1);
-    } else if (event.key === "Escape") {
-      search.value = "";
-      look(0);
-      shown.get(current)?.focus();
-    }
-  });
-  const actions = { open: () => all(true), close: () => all(false), fit: () => fit(), in: () => zoom(1.25), out: () => zoom(0.8) };
-  root.addEventListener("click", (event) => actions[event.target.dataset?.action]?.());
-  new ResizeObserver(() => drawing !== null && fit()).observe(svg);
-
   root.classList.add("scripted");
   draw();
   fit();
   tell(current);
+  return {
+    root, svg, search, items, view, shown, all, centre, fit, follow, look, mark, move, tell, toggle, zoom,
+    current: () => current,
+    edges: () => drawing.edges,
+    resized: () => drawing !== null && fit(),
+  };
 })();
