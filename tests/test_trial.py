@@ -177,13 +177,14 @@ def test_weights_that_become_non_finite_with_the_last_update_are_noticed():
     assert history.failure.step == 1
 
 
-def test_an_exception_in_user_code_is_a_failure_of_that_trial_only():
+@pytest.mark.parametrize("raised", [RuntimeError, SystemExit])
+def test_an_exception_in_user_code_is_a_failure_of_that_trial_only(raised):
     calls = []
 
     def loss(model, batch):
         calls.append(None)
         if len(calls) == 6:
-            raise RuntimeError("the cat pulled the plug")
+            raise raised("the cat pulled the plug")
         return model(batch[0]).square().mean()
 
     history, _ = train(line_problem(loss=loss), Plan(steps=10, optimizer=OPTIMIZERS["sgd"]))

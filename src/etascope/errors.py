@@ -3,6 +3,9 @@
 A failed *trial* is never one of these: it is a value in the records (see `etascope.records`).
 """
 
+RAISED = (Exception, SystemExit)
+"""What code of the user's may raise: `sys.exit()` in it ends its own trial too, not the study."""
+
 
 class EtascopeError(Exception):
     """The base of every error that etascope raises on purpose."""

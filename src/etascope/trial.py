@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from etascope.diagnosis.signals import all_finite, first_non_finite
+from etascope.errors import RAISED
 from etascope.plan import Plan
 from etascope.problems.batches import Batch, examples_in, tensors_of
 from etascope.problems.problem import Problem, evaluating
@@ -30,7 +31,7 @@ from etascope.state import TrialState
 
 Tick = Callable[[TrialId, int, float, float | None], None]
 Stopping = Callable[[], bool]
-Answer = float | Exception  # the loss of a step, or what computing it raised
+Answer = float | Exception | SystemExit  # the loss of a step, or what computing it raised
 Course = Generator[list[Batch], Answer | None, Burst]
 
 REMEDY_NON_FINITE = "lower the rate, warm it up, or clip the gradient"
@@ -112,7 +113,7 @@ class Trial:
             yield from self._train(target, notes, tick, stopping or (lambda: False))
             if self.step == target and notes.failure is None:
                 self._evaluate(notes)
-        except Exception as error:  # noqa: BLE001 - user code ends its own trial only
+        except RAISED as error:  # user code ends its own trial only
             text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
             notes.failure = Failure(self.step, "exception", None, text, REMEDY_EXCEPTION)
         return Burst(
@@ -190,7 +191,7 @@ class Trial:
         """The same as a value, also where it raises."""
         try:
             return self.backpropagate(batches)
-        except Exception as error:  # noqa: BLE001 - the course tells whose it is
+        except RAISED as error:  # the course tells whose it is
             return error
 
     def _train(

@@ -1,6 +1,7 @@
 """The door: each part that cannot work is named, before any training."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -61,6 +62,7 @@ def secretly_random():
         ({"model": lambda: nn.LazyLinear(1)}, "lazy parameters"),
         ({"model": secretly_random}, "two different models under one seed"),
         ({"loss": raising}, "loss raised RuntimeError: boom"),
+        ({"loss": lambda m, b: sys.exit("enough")}, "loss raised SystemExit: enough"),
         ({"loss": lambda m, b: (m(b[0]) - b[1]).square()}, r"shape \(8, 1\)"),
         ({"loss": lambda m, b: 0.5}, "returned a float"),
         ({"loss": lambda m, b: torch.tensor(1.0)}, "does not depend on any parameter"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from etascope.engines.stack import Stack
+from etascope.errors import RAISED
 from etascope.plan import Plan
 from etascope.problems.batches import Batch, tensors_of
 from etascope.problems.problem import Problem
@@ -29,11 +30,11 @@ def obstacle(problem: Problem, plan: Plan) -> str | None:
     with undisturbed(problem.torch_device):
         try:
             return _compare(problem, plan)
-        except Exception as error:  # noqa: BLE001 - whatever it is, such a model is trained alone
+        except RAISED as error:  # whatever it is, such a model is trained alone
             return in_short(error)
 
 
-def in_short(error: Exception) -> str:
+def in_short(error: BaseException) -> str:
     """The first sentence of an error."""
     text = " ".join(str(error).split()).split(". ")[0]
     return f"{type(error).__name__}: {text[:160]}"

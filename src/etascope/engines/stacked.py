@@ -20,6 +20,7 @@ import torch
 from etascope.engines.base import Done, Work, state_after, stops_of, train
 from etascope.engines.stack import Stack
 from etascope.engines.stackable import RATES, in_short, obstacle
+from etascope.errors import RAISED
 from etascope.plan import Plan
 from etascope.problems.batches import Batch
 from etascope.problems.problem import Problem
@@ -203,12 +204,12 @@ class _Lockstep:
             return [*self._stack(part).backpropagate(part[0].batches)]
         except torch.OutOfMemoryError:
             obstacle = None
-        except Exception as error:  # noqa: BLE001 - it may be that of one trial
+        except RAISED as error:  # it may be that of one trial
             obstacle = in_short(error)
         if obstacle is None:
             return self._in_halves(part)
         answers = [member.trial.attempt(member.batches) for member in part]
-        if not any(isinstance(answer, Exception) for answer in answers):
+        if not any(isinstance(answer, RAISED) for answer in answers):
             self.obstacle = obstacle  # it was nobody's: only the stack cannot do this
         return answers
 

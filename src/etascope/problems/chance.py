@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from etascope.errors import UsageError
+from etascope.errors import RAISED, UsageError
 from etascope.problems.batches import Batch, examples_in, tensors_of
 from etascope.problems.problem import Problem, evaluating, replaced_forward
 from etascope.records import Chance, Evaluation
@@ -181,7 +181,7 @@ def _evaluated(
         try:
             with _always(model, constant, output):
                 found.append(problem.evaluate(model, "valid", 0, examples))
-        except Exception:  # noqa: BLE001 - such a loss looks inside the model
+        except RAISED:  # such a loss looks inside the model
             return []
     return [e for e in found if math.isfinite(e.loss)]
 
@@ -218,7 +218,7 @@ def _fitted(
     try:
         with torch.enable_grad():
             optimizer.step(closure)  # type: ignore[no-untyped-call]
-    except Exception:  # noqa: BLE001 - such a loss looks inside the model
+    except RAISED:  # such a loss looks inside the model
         return None
     return sum(offsets, start).detach()
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from etascope.errors import EtascopeError, UsageError
+from etascope.errors import RAISED, EtascopeError, UsageError
 from etascope.problems.batches import Batch, examples_in, tensors_of
 from etascope.problems.chance import find_chance
 from etascope.problems.problem import Problem, evaluating
@@ -110,7 +110,7 @@ def named(part: str, remedy: str = "") -> Iterator[None]:
         yield
     except EtascopeError:
         raise
-    except Exception as error:
+    except RAISED as error:
         text = " ".join(str(error).split())[:300]
         raise UsageError(f"the {part} raised {type(error).__name__}: {text}{remedy}") from error
 

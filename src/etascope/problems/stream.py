@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from etascope.errors import UsageError
+from etascope.errors import RAISED, UsageError
 from etascope.problems.batches import Batch
 from etascope.problems.problem import Problem
 from etascope.randomness import seed_everything
@@ -25,7 +25,7 @@ class BatchStream:
         self._problem, self._seed, self._count = problem, seed, count
         self._drawn = self._epoch = self._position = 0
         self._batches: Iterator[Batch] | None = None
-        self._held: tuple[int, list[Batch] | Exception] | None = None
+        self._held: tuple[int, list[Batch] | Exception | SystemExit] | None = None
 
     def take(self, step: int, place: Place) -> tuple[list[Batch], Place]:
         """The batches of a step that begins at `place`, and the place after them.
@@ -41,10 +41,10 @@ class BatchStream:
                 self._seek(step * self._count, *place)
             try:
                 self._held = step, [self._draw() for _ in range(self._count)]
-            except Exception as error:  # noqa: BLE001 - told to everyone who asks
+            except RAISED as error:  # told to everyone who asks
                 self._held = step, error
         batches = self._held[1]
-        if isinstance(batches, Exception):
+        if isinstance(batches, RAISED):
             raise batches
         return batches, (self._epoch, self._position)
 
