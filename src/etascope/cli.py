@@ -246,6 +246,39 @@ def graph(
 
 
 @app.command()
+def callstack(
+    problem: ProblemArgument = "mnist-cnn",
+    optimizer: Annotated[str, typer.Option(help="The optimizer's name.")] = str(Plan.optimizer),
+    threads: Annotated[
+        int | None, typer.Option(help="How many torch may use; its own if none.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Also write a trace for ui.perfetto.dev here.")
+    ] = None,
+    native: Annotated[
+        bool, typer.Option("--native", help="Also show the C++ frames, which needs gdb.")
+    ] = False,
+    data: Data = None,
+    keep_prob: KeepProb = None,
+) -> None:
+    """Show what one optimizer step runs: Python frames, operators, bytes, bandwidth."""
+    from rich.console import Console
+
+    from etascope.inspection.callstack import callstack as inspect
+    from etascope.inspection.native import native_stacks
+    from etascope.reporting.stacks import native_text, stack_text
+
+    found = es.get_problem(problem, data=data, keep_prob=keep_prob)
+    console = Console()
+    console.print(stack_text(inspect(found, optimizer, threads=threads, trace=trace)))
+    if trace is not None:
+        typer.echo(f"\nThe trace is {trace}")
+    if native:
+        stacks = native_stacks(found.reference or problem, optimizer, max(2, threads or 2))
+        console.print(native_text(stacks))
+
+
+@app.command()
 def problems() -> None:
     """List the built-in problems and optimizers."""
     from etascope.optim.registry import OPTIMIZERS

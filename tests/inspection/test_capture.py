@@ -1,7 +1,7 @@
 """What a captured graph holds, against what ran and against counts made another way."""
 
 import copy
-from collections import Counter
+from collections import Counter, OrderedDict
 from contextlib import contextmanager
 
 import nets
@@ -264,6 +264,11 @@ def test_edges_lead_from_earlier_nodes_and_groups_hold_something(name):
 def test_the_other_branch_is_taken_on_other_data():
     module, _ = CASES["branching"]
     assert "low = linear(input) low.weight low.bias" in lines(capture(module, -torch.ones(1, 2)))
+
+
+def test_a_slash_in_a_name_opens_no_scope():
+    graph = capture(nn.Sequential(OrderedDict({"a/b": nn.Linear(2, 2)})), torch.ones(1, 2))
+    assert [node.name for node in graph.nodes] == ["input", "a.b", "output"]
 
 
 @pytest.mark.parametrize("training", [True, False])

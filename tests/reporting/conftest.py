@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from reporting.pages import CHROMIUM, QUIET
 from reporting.written_studies import CHANCE, DEMO, Builder, facts, write_study
 
 from etascope.records import Chance
@@ -63,3 +64,14 @@ def no_metric(build: Builder) -> Study:
         steps=400,
         optimizer="sgd",
     )
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, once for all tests of pages."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as running:
+        started = running.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield started
+        started.close()

@@ -7,50 +7,16 @@ import hashlib
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
+from reporting.pages import Page
 from reporting.written_studies import Builder, facts
 
 import etascope as es
 from etascope.errors import StudyError
 from etascope.reporting.html import PLOTLY, embedded, figures, render, report
 from etascope.study import Study
-
-
-class Page(HTMLParser):
-    """The parts of a page that a browser would see."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.scripts: list[tuple[dict[str, str | None], str]] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self._inside = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._inside = tag
-        if tag == "script":
-            self.scripts.append((dict(attrs), ""))
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "script":
-            attributes, text = self.scripts[-1]
-            self.scripts[-1] = (attributes, text + data)
-        elif self._inside != "style":
-            self.words += data
-
-    def data(self) -> dict[str, Any]:
-        found = [text for attributes, text in self.scripts if attributes.get("id") == "figures"]
-        parsed: dict[str, Any] = json.loads(found[0], parse_constant=pytest.fail)
-        return parsed
 
 
 @pytest.fixture(

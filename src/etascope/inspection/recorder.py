@@ -277,7 +277,7 @@ class Recorder(TorchFunctionMode):
         return id(tensor) in self._parameters or id(tensor) in self._buffers
 
     def _unique(self, own: str) -> str:
-        scope = self.scopes[-1]
+        scope, own = self.scopes[-1], own.replace("/", ".")  # "/" is for scopes
         name = unique(f"{scope}/{own}" if scope else own, self._names)
         self._names.add(name)
         return name

@@ -228,13 +228,13 @@ const graphView = (() => {
     const fits = ({ name, op, kind }) => [name, op, kind].some((word) => word?.toLowerCase().includes(text));
     const before = found[found.at];
     found = text === "" ? [] : [...items.values()].filter((item) => item.name !== "" && fits(item)).map(({ name }) => name);
-    found.at = found.length === 0 ? -1 : (found.indexOf(before) + place + found.length) % found.length;
-    hits.textContent = text === "" ? "" : found.length === 0 ? "nothing" : `${Math.max(0, found.at) + 1} of ${found.length}`;
+    const last = found.indexOf(before);
+    found.at = last < 0 ? 0 : (last + place + found.length) % found.length;
+    hits.textContent = text === "" ? "" : found.length === 0 ? "nothing" : `${found.at + 1} of ${found.length}`;
     if (found.length === 0) {
       markHits();
       return;
     }
-    found.at = Math.max(0, found.at);
     const name = found[found.at];
     graphLayout.around(name).filter((group) => group !== "").forEach((group) => open.add(group));
     draw();
