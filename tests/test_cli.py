@@ -264,3 +264,65 @@ def test_help_and_version():
     assert "sweep" in etascope("--help").stdout
     assert etascope("--version").stdout.strip() == f"etascope {es.__version__}"
     assert etascope("swep").returncode == 2
+
+
+PAIR = """
+import torch
+from torch import nn
+def net():
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU()), torch.zeros(2, 3)
+def broken():
+    return nn.Linear(3, 4), torch.zeros(2, 7)
+"""
+
+
+def test_graph_prints_a_tree_and_writes_every_kind_of_file(tmp_path):
+    (tmp_path / "pair.py").write_text(PAIR)
+    done = etascope("graph", "pair.py:net", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "linear  [2, 4]  16 parameters, 48 FLOP" in done.stdout
+    names = ["g.html", "g.svg", "g.png", "g.dot"]
+    words = [word for name in names for word in ("-o", name)]
+    done = etascope("graph", "pair.py:net", *words, "--tensorboard", "tb", cwd=tmp_path)
+    assert done.stdout.split() == [*names, "tb"]
+    assert all((tmp_path / name).stat().st_size > 100 for name in [*names])
+    done = etascope("graph", BLOBS, "--optimizer", "sgd", cwd=tmp_path)
+    assert "train_step" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("pair.py:net", "-o", "g.pdf"), "cannot be drawn as 'g.pdf'"),
+        (("pair.py:none",), "has no attribute 'none'"),
+        (("pair.py:broken",), "the forward of Linear raised RuntimeError"),
+        ((BLOBS, "--optimizer", "adm"), "no optimizer is called 'adm'"),
+    ],
+)
+def test_graph_refuses_in_one_sentence(tmp_path, words, told):
+    (tmp_path / "pair.py").write_text(PAIR)
+    done = etascope("graph", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".py"] in (
+        [],
+        ["__pycache__"],
+    )
+
+
+def test_a_module_is_no_problem_to_train(tmp_path):
+    (tmp_path / "pair.py").write_text(PAIR)
+    done = etascope("sweep", "pair.py:net", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "gives a module and its inputs; it must give a Problem" in done.stderr
+
+
+def test_callstack_shows_the_way_and_the_bandwidth(tmp_path):
+    trace = tmp_path / "trace.json"
+    done = etascope("callstack", BLOBS, "--optimizer", "adam-nesterov", "--trace", trace)
+    assert done.returncode == 0, done.stderr
+    assert "aten::addcdiv_" in done.stdout
+    assert "passes over the parameters" in " ".join(done.stdout.split())
+    assert json.loads(trace.read_text())["traceEvents"]
+    assert etascope("callstack", "--threads", 0).returncode == 2
