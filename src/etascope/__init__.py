@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from etascope.coordinator import sweep
     from etascope.errors import DataError, EtascopeError, StudyError, UsageError
+    from etascope.inspection.callstack import callstack
     from etascope.optim.adam import Adam
     from etascope.plan import Plan, logspace
     from etascope.problems.problem import Problem
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Adam": "optim.adam",
+    "callstack": "inspection.callstack",
     "DataError": "errors",
     "EtascopeError": "errors",
     "Plan": "plan",
@@ -49,6 +51,7 @@ __all__ = [
     "Study",
     "StudyError",
     "UsageError",
+    "callstack",
     "get_problem",
     "graph",
     "logspace",

@@ -264,13 +264,12 @@ def callstack(
     """Show what one optimizer step runs: Python frames, operators, bytes, bandwidth."""
     from rich.console import Console
 
-    from etascope.inspection.callstack import callstack as inspect
     from etascope.inspection.native import native_stacks
     from etascope.reporting.stacks import native_text, stack_text
 
     found = es.get_problem(problem, data=data, keep_prob=keep_prob)
     console = Console()
-    console.print(stack_text(inspect(found, optimizer, threads=threads, trace=trace)))
+    console.print(stack_text(es.callstack(found, optimizer, threads=threads, trace=trace)))
     if trace is not None:
         typer.echo(f"\nThe trace is {trace}")
     if native:

@@ -114,6 +114,11 @@ def test_bad_input_is_one_sentence(tmp_path):
         callstack(blobs_problem(loss=lambda model, batch: exec('raise RuntimeError("boom")')))
 
 
+def test_an_optimizer_that_needs_a_closure_is_refused():
+    with pytest.raises(UsageError, match="optimizer raised TypeError"):
+        callstack(blobs_problem(), lambda m, lr: torch.optim.LBFGS(m.parameters(), lr))
+
+
 def test_a_factory_is_known_by_its_class():
     def make(model, lr):
         return torch.optim.SGD(model.parameters(), lr)

@@ -266,6 +266,22 @@ def test_the_other_branch_is_taken_on_other_data():
     assert "low = linear(input) low.weight low.bias" in lines(capture(module, -torch.ones(1, 2)))
 
 
+def test_a_lazy_module_is_captured_with_the_parameters_it_makes():
+    module = nn.LazyLinear(4)
+    graph = capture(module, torch.ones(2, 3))
+    assert count_of(parameters_of(graph.nodes)) == 4 * 3 + 4
+    assert isinstance(module.weight, nn.UninitializedParameter)
+
+
+def test_leaving_the_process_is_one_sentence():
+    class Leaving(nn.Module):
+        def forward(self, x):
+            raise SystemExit(3)
+
+    with pytest.raises(UsageError, match="the forward of Leaving raised SystemExit: 3"):
+        capture(Leaving(), torch.ones(1))
+
+
 def test_a_slash_in_a_name_opens_no_scope():
     graph = capture(nn.Sequential(OrderedDict({"a/b": nn.Linear(2, 2)})), torch.ones(1, 2))
     assert [node.name for node in graph.nodes] == ["input", "a.b", "output"]

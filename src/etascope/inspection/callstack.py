@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
 
 from etascope.arguments import whole
-from etascope.errors import StudyError
+from etascope.errors import StudyError, UsageError
 from etascope.inspection.traffic import Traffic, TrafficLog, copy_bandwidth, timed
 from etascope.plan import Plan
 from etascope.problems.checks import named
@@ -220,9 +220,13 @@ def _write_trace(profiler: Any, target: Path) -> None:
 def _tree(events: Any, calls: list[Traffic]) -> Frame:
     """The chain from `step()` on, without the branches that reach no operator."""
     waiting = list(reversed(calls))
-    top = next(e for e in events if re.search(r"optim/optimizer\.py\(\d+\): .*wrapper", e.name))
-    root = _frame(top, waiting)
-    assert root is not None
+    steps = (e for e in events if re.search(r"optim/optimizer\.py\(\d+\): .*wrapper", e.name))
+    top = next(steps, None)
+    root = None if top is None else _frame(top, waiting)
+    if root is None:
+        raise UsageError(
+            "the optimizer's step runs no operator; is there anything with a gradient?"
+        )
     return root
 
 

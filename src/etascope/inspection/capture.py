@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import UninitializedParameter
 from torch.optim import Optimizer
 
-from etascope.errors import EtascopeError, UsageError
+from etascope.errors import RAISED, EtascopeError, UsageError
 from etascope.inspection.backward import record_gradients
 from etascope.inspection.graph import Graph, Node
 from etascope.inspection.recorder import Recorder
@@ -52,6 +53,9 @@ def capture(module: nn.Module, inputs: Any, name: str | None = None) -> Graph:
     with undisturbed(device):
         model = _copied(module)
         args, kwargs = _arguments(_copied(inputs))
+        if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
+            with _told(f"the forward of {kind}"):
+                model(*args, **kwargs)  # a lazy module makes its parameters when it first runs
         recorder = Recorder(model)
         seed_everything(device, 0, "step", 1)
         for label, tensor in _labelled_inputs(model, args, kwargs):
@@ -228,9 +232,9 @@ def _told(what: str) -> Iterator[None]:
         yield
     except EtascopeError:
         raise
-    except Exception as error:
+    except RAISED as error:
         raise UsageError(f"{what} raised {_sentence(error)}") from error
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
