@@ -133,7 +133,9 @@ def sweep(
             _open(journal, problem, plan, facts)
             training = Training(journal, problem, plan, targets, progress or Silent())
             training.run(engine, crew, cost, workers=workers, address=address)
-    return open_study(directory)
+    study = open_study(directory)
+    study.source = problem, plan
+    return study
 
 
 def _horizon(problem: Problem, steps: int | None, epochs: int | None, accumulate: int) -> int:

@@ -44,10 +44,12 @@ class Study:
         plan: the plan, as JSON values.
         environment: versions, hardware and thread counts at its start.
         trials: the history of each trial, sorted by rate and seed.
+        source: the problem and plan it was trained from, where it comes from `sweep` itself.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.source: tuple[Any, Any] | None = None
         header = read_header(path)
         try:
             self.problem = _facts(header["problem"])

@@ -14,7 +14,7 @@ from etascope.errors import StudyError, UsageError
 from etascope.inspection.graph import Graph, count_of, flops_of, parameters_of, to_json
 from etascope.inspection.words import flops_text
 from etascope.journal import write_atomically
-from etascope.reporting.html import HERE, VENDOR, embedded, environment, script
+from etascope.reporting.page import TEMPLATES, VENDOR, Part, embedded, environment, script
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,11 +119,10 @@ def render_graph(graph: Graph) -> str:
     )
 
 
-def graph_scripts() -> list[Any]:
+def graph_scripts() -> list[Part]:
     """What a page that holds a graph runs."""
     templates = (
-        HERE / "templates" / name
-        for name in ("graph_layout.js", "graph_view.js", "graph_events.js")
+        TEMPLATES / name for name in ("graph_layout.js", "graph_view.js", "graph_events.js")
     )
     return [script(path) for path in (VENDOR / "dagre.min.js", *templates)]
 
@@ -134,9 +133,9 @@ def panel(graph: Graph, *, wheel: str) -> dict[str, Any]:
 
     return {
         "graph": graph,
-        "data": Markup(embedded(to_json(graph))),
-        "text": as_text(graph),
-        "wheel": wheel,
+        "graph_data": Markup(embedded(to_json(graph))),
+        "graph_text": as_text(graph),
+        "graph_wheel": wheel,
     }
 
 

@@ -6,36 +6,21 @@ them too: the answer, the table and the texts are plain HTML, only the figures a
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from etascope.encoding import dumps
 from etascope.errors import StudyError
+from etascope.inspection.look import Look
 from etascope.journal import write_atomically
-from etascope.reporting import views, words
+from etascope.reporting import drawings, inside, views, words
 from etascope.reporting.figures import Figure, response_figure, schedule_figure
 from etascope.reporting.lines import curves_figure, pair_figures
-from etascope.reporting.palette import MARKS
+from etascope.reporting.page import TEMPLATES, VENDOR, embedded, environment, script
 from etascope.reporting.reproduction import size
 from etascope.study import Study, open_study
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-HERE = Path(__file__).parent
-VENDOR = HERE / "vendor"
 PLOTLY = VENDOR / "plotly-basic.min.js"
-
-
-class Part(NamedTuple):
-    """A script of the page: its text, and the hash that lets it run."""
-
-    text: str
-    allowed: str
 
 
 def report(study: Study | str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
@@ -64,35 +49,16 @@ def report(study: Study | str | os.PathLike[str], path: str | os.PathLike[str]) 
     return target
 
 
-def environment() -> Environment:
-    """Jinja with the templates, filters and marks of every page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    made = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters: dict[str, Callable[..., Any]] = {
-        "number": words.number,
-        "share": words.share,
-        "rate": words.rate,
-        "mark": MARKS.__getitem__,
-    }
-    made.filters.update(filters)
-    made.globals.update(number=words.number, share=words.share, marks=MARKS)
-    return made
-
-
 def render(study: Study) -> str:
     """The page as text."""
     from markupsafe import Markup
 
     found, response = figures(study), views.response(study)
     pair, reference = views.high_and_low(study), views.reference_curves(study)
-    scripts = [script(PLOTLY), script(HERE / "templates" / "page.js")]
+    scripts = [script(PLOTLY), script(TEMPLATES / "page.js")]
+    look = inside.inside(study)
+    if look is not None and look.graph is not None:
+        scripts += drawings.graph_scripts()
     return (
         environment()
         .get_template("report.html")
@@ -113,6 +79,7 @@ def render(study: Study) -> str:
             reproduction=views.reproduce(study),
             folder=study.path.resolve().name,
             size=size(study),
+            **_looked(look),
             cost=words.duration(sum(history.seconds for history in study.trials)),
         )
     )
@@ -133,17 +100,16 @@ def figures(study: Study) -> list[Figure]:
     return [figure for figure in found if figure is not None]
 
 
-def embedded(value: Any) -> str:
-    """`value` as JSON that can stand inside a script element, whatever strings it holds.
-
-    >>> embedded({"name": "</script>"})
-    '{"name": "\\\\u003c/script>"}'
-    """
-    return dumps(value).replace("<", "\\u003c").replace("\u2028", "\\u2028")
-
-
-def script(path: Path) -> Part:
-    """A script as a page carries it."""
-    text = path.read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return Part(text, f"'sha256-{digest}'")
+def _looked(look: Look | None) -> dict[str, Any]:
+    """What the templates take of the inside of a training."""
+    if look is None:
+        return {"look": None}
+    bars = inside.flame(look.step) if look.step else []
+    taken = {"look": look, "bars": bars, "updates": inside.tables(look)}
+    if look.graph is None:
+        return taken
+    return {
+        **taken,
+        **drawings.panel(look.graph, wheel="page"),
+        "graph_summary": drawings.summary(look.graph),
+    }

@@ -1,0 +1,114 @@
+"""The inside of a study's training for its report: kept in its directory, read from there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from etascope.encoding import dumps
+from etascope.inspection.callstack import CallStack, Frame
+from etascope.inspection.look import Look, look, look_from_json, look_to_json
+from etascope.inspection.update import Spread, Update
+from etascope.journal import write_atomically
+from etascope.reporting import views
+from etascope.reporting.words import number
+from etascope.study import Study
+
+FILE = "inspection.json"
+LEAST = 0.002  # of the step's time; a frame that took less is not drawn
+SYMBOLS = {"exp_avg": "m", "exp_avg_sq": "v", "momentum_buffer": "b", "square_avg": "v", "sum": "s"}
+
+
+class Bar(NamedTuple):
+    """A rectangle of the flame picture: shares of its width, and the row it stands in."""
+
+    left: float
+    width: float
+    row: int
+    label: str
+    title: str
+    operator: bool
+
+
+class Row(NamedTuple):
+    """A line of the table of an update: a parameter, and the median and spread of each symbol."""
+
+    name: str
+    shape: str
+    cells: tuple[tuple[str, str], ...]
+
+
+class Table(NamedTuple):
+    """The numbers in one update."""
+
+    update: Update
+    symbols: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def inside(study: Study) -> Look | None:
+    """What was captured of a study; captured now if the study comes fresh from `sweep`.
+
+    None where neither is so, or where the file is of another version or damaged.
+    """
+    path = study.path / FILE
+    if not path.exists() and study.source is not None:
+        problem, plan = study.source
+        pair = views.high_and_low(study)
+        found = look(problem, plan, [curve.lr for curve in pair if curve is not None])
+        with contextlib.suppress(OSError):  # it is drawn now, if not again
+            write_atomically(path, dumps(look_to_json(found)).encode())
+        return found
+    with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
+        return look_from_json(json.loads(path.read_text(encoding="utf-8")))
+    return None
+
+
+def flame(stack: CallStack) -> list[Bar]:
+    """The step as a flame picture: a row a call, as wide as it took."""
+    whole = stack.root.seconds
+
+    def bars(frame: Frame, left: float, row: int) -> Iterator[Bar]:
+        width = frame.seconds / whole
+        if width < LEAST:
+            return
+        moved = f", {frame.bytes / 1e6:.2f} MB moved" if frame.traffic else ""
+        title = f"{frame.name} {frame.where}".strip() + f": {frame.seconds * 1e3:.3f} ms{moved}"
+        yield Bar(left, width, row, frame.name, title, bool(frame.traffic))
+        for child in frame.children:
+            yield from bars(child, left, row + 1)
+            left += child.seconds / whole
+
+    return list(bars(stack.root, 0.0, 0))
+
+
+def tables(found: Look) -> list[Table]:
+    """The numbers in each update that was measured."""
+    made = []
+    for update in found.updates:
+        kept = list(dict.fromkeys(name for p in update.parameters for name in p.state))
+        symbols = ("|θ|", "|g|", *(f"|{SYMBOLS.get(name, name)}|" for name in kept), "|Δθ|")
+        rows = [
+            Row(
+                p.name,
+                " × ".join(map(str, p.shape)),
+                tuple(
+                    _cell(spread)
+                    for spread in (p.weight, p.gradient, *(p.state.get(n) for n in kept), p.change)
+                ),
+            )
+            for p in update.parameters
+        ]
+        made.append(Table(update, symbols, tuple(rows)))
+    return made
+
+
+def _cell(spread: Spread | None) -> tuple[str, str]:
+    """The median, and the range that nine tenths lie in."""
+    if spread is None:
+        return "–", ""
+    if spread.low is None or spread.middle is None or spread.high is None:
+        return "not finite", ""
+    return number(spread.middle), f"{number(spread.low)} to {number(spread.high)}"
