@@ -326,3 +326,10 @@ def test_callstack_shows_the_way_and_the_bandwidth(tmp_path):
     assert "passes over the parameters" in " ".join(done.stdout.split())
     assert json.loads(trace.read_text())["traceEvents"]
     assert etascope("callstack", "--threads", 0).returncode == 2
+
+
+def test_callstack_works_where_the_standard_error_stream_is_closed():
+    command = f"exec {sys.executable} -m etascope.cli callstack {BLOBS} 2>&-"
+    assert (
+        subprocess.run(command, shell=True, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    )

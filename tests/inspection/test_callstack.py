@@ -58,6 +58,52 @@ def test_every_optimizer_is_described_down_to_all_its_traffic(optimizer):
         assert all(child.seconds <= frame.seconds for child in frame.children)
 
 
+class Stepping(torch.optim.Optimizer):
+    """An optimizer that takes the steps that it is told."""
+
+    def __init__(self, model, update):
+        super().__init__(model.parameters(), {})
+        self.update, self.count = update, 0
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.count += 1
+        for p in self.param_groups[0]["params"]:
+            if p.grad is not None:
+                self.update(p, self.count)
+
+
+def stepping(update):
+    return callstack(blobs_problem(), lambda model, lr: Stepping(model, update), threads=1)
+
+
+def test_an_operator_of_the_users_own_is_measured():
+    library = torch.library.Library("etascope_test", "FRAGMENT")
+    library.define("descend_(Tensor(a!) parameter, Tensor gradient) -> ()")
+    library.impl("descend_", lambda p, g: p.data.numpy().__isub__(g.numpy()) is None or None, "CPU")
+    stack = stepping(lambda p, count: torch.ops.etascope_test.descend_(p, p.grad))
+    assert {call.operator for call in stack.traffic} == {"etascope_test::descend_"}
+    assert stack.passes == 3
+
+
+def test_an_optimizer_of_which_no_bytes_can_be_told_is_refused():
+    with pytest.raises(UsageError, match="a step of Stepping runs no operator of torch"):
+        stepping(lambda p, count: None)
+    with pytest.raises(UsageError, match="two steps of Stepping in a row ran different operators"):
+        stepping(lambda p, count: p.mul_(0.9) if count % 2 else p.add_(1).clamp_(-9, 9))
+    with pytest.raises(UsageError, match="the optimizer factory returned a NoneType"):
+        callstack(blobs_problem(), lambda model, lr: None)
+
+
+def test_a_profiler_of_the_callers_own_keeps_what_it_has_seen():
+    with torch.profiler.profile() as mine:
+        torch.ones(3).add_(1)
+        with pytest.raises(UsageError, match="profiler is running already"):
+            callstack(blobs_problem())
+    assert "aten::add_" in {event.name for event in mine.events()}
+    assert not torch.autograd._profiler_enabled()
+
+
 def test_the_log_counts_what_operators_read_and_write():
     a, b = torch.ones(100), torch.ones(100)
     with TrafficLog() as log:
@@ -67,6 +113,7 @@ def test_the_log_counts_what_operators_read_and_write():
         torch.empty(50)
         torch.mul(a, b)
         a.add_(a)
+        torch._foreach_copy_([a], [b])
     # What a mode is handed was detached before, which moves nothing.
     moved = [tuple(call) for call in log.calls if call.operator != "aten::detach"]
     assert moved == [
@@ -76,6 +123,7 @@ def test_the_log_counts_what_operators_read_and_write():
         ("aten::empty", 0, 0),
         ("aten::mul", 800, 400),
         ("aten::add_", 400, 400),
+        ("aten::_foreach_copy_", 400, 400),
     ]
 
 
@@ -100,7 +148,8 @@ def test_a_trace_is_json_with_the_operators_in_it(tmp_path):
     target = tmp_path / "new" / "trace.json"
     callstack(blobs_problem(), "adam", trace=target)
     events = json.loads(target.read_text())["traceEvents"]
-    assert "aten::_fused_adam_" in {event.get("name") for event in events}
+    kernel = next(event for event in events if event.get("name") == "aten::_fused_adam_")
+    assert [16, 2] in kernel["args"]["Input Dims"][0]
 
 
 def test_bad_input_is_one_sentence(tmp_path):

@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from etascope.arguments import whole
 from etascope.errors import StudyError, UsageError
+from etascope.factories import check_factories
 from etascope.inspection.traffic import Traffic, TrafficLog, copy_bandwidth, timed
 from etascope.plan import Plan
 from etascope.problems.checks import named
@@ -113,7 +114,9 @@ def callstack(
         trace: also write what the profiler saw, for chrome://tracing or ui.perfetto.dev.
 
     Raises:
-        UsageError: for an optimizer that does not exist, or a part of the problem that raises.
+        UsageError: for an optimizer that does not exist or that no trial could use, a part of the
+            problem that raises, a profiler that is running already, or an optimizer whose step
+            runs no operator, or not the same ones each time.
         StudyError: if the trace cannot be written.
 
     Example:
@@ -126,26 +129,34 @@ def callstack(
     """
     count = torch.get_num_threads() if threads is None else whole("threads", threads, least=1)
     device = problem.torch_device
+    # A profiler inside another would throw away what that has seen.
+    if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
+        raise UsageError("torch's profiler is running already; call callstack outside of it")
+    check_factories(problem, Plan(optimizer=optimizer, steps=3), RATE)
     with undisturbed(device), _threads(count):
         made = _prepared(problem, optimizer)
         seconds = timed(made.step, device)
         with TrafficLog() as log:
             made.step()
         activities = [ProfilerActivity.CPU]
-        with _quiet(), profile(activities=activities, with_stack=True) as profiler:
+        with (
+            _quiet(),
+            profile(activities=activities, record_shapes=True, with_stack=True) as profiler,
+        ):
             made.step()
         trained = [p for group in made.param_groups for p in group["params"]]
         size = sum(p.numel() * p.element_size() for p in trained)
         copied = copy_bandwidth(log.footprint, device)
     if trace is not None:
         _write_trace(profiler, Path(trace))
+    name = optimizer if isinstance(optimizer, str) else type(made).__name__
     return CallStack(
         problem=problem.name,
-        optimizer=optimizer if isinstance(optimizer, str) else type(made).__name__,
+        optimizer=name,
         threads=count,
         parameters=sum(p.numel() for p in trained),
         parameter_bytes=size,
-        root=_tree(profiler.events(), list(log.calls)),
+        root=_tree(profiler.events(), log.calls, name),
         seconds=seconds,
         copy_bytes_per_second=copied,
     )
@@ -191,6 +202,9 @@ def _threads(count: int) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what the profiler's library writes to the standard error stream from the terminal."""
+    if sys.stderr is None:  # it was closed before the process began
+        yield
+        return
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -217,17 +231,29 @@ def _write_trace(profiler: Any, target: Path) -> None:
 # From the profiler's events ---------------------------------------------------------------------
 
 
-def _tree(events: Any, calls: list[Traffic]) -> Frame:
-    """The chain from `step()` on, without the branches that reach no operator."""
+def _tree(events: Any, calls: list[Traffic], optimizer: str) -> Frame:
+    """The chain from `step()` on, without the branches that reach no operator.
+
+    The calls were logged in the step before: they are told only if this one ran the same.
+    """
     waiting = list(reversed(calls))
     steps = (e for e in events if re.search(r"optim/optimizer\.py\(\d+\): .*wrapper", e.name))
     top = next(steps, None)
     root = None if top is None else _frame(top, waiting)
-    if root is None:
+    if root is None and not _moves(calls):
         raise UsageError(
-            "the optimizer's step runs no operator; is there anything with a gradient?"
+            f"a step of {optimizer} runs no operator of torch; take an optimizer that does"
+        )
+    if root is None or _moves(waiting):
+        raise UsageError(
+            f"two steps of {optimizer} in a row ran different operators, so what one moves cannot "
+            "be told; take an optimizer whose steps are alike"
         )
     return root
+
+
+def _moves(calls: list[Traffic]) -> bool:
+    return any(call.read + call.written > 0 for call in calls)
 
 
 def _frame(event: Any, waiting: list[Traffic]) -> Frame | None:

@@ -1,8 +1,8 @@
 """The C++ frames of an optimizer's step, as a debugger shows them.
 
 gdb runs a fresh process that trains two steps and takes a third. In it, at the first operator that
-is split over threads, it stops inside the parallel body: once for the thread that called `step()`
-and once for a worker thread.
+is split over threads, each of two threads is stopped as it enters the parallel body: the one that
+called `step()`, and the first worker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import NamedTuple
 
 from etascope.errors import EtascopeError, UsageError
 
-# GOMP_parallel(body, ...) is how every parallel region of torch starts, whatever the operator.
+# GOMP_parallel(body, ...) is how every parallel region of torch starts, whatever the operator. Each
+# thread has a breakpoint of its own on the body and is shown where it stops there: by the time that
+# one thread is stopped, another may have left the body already.
 FIRST_ARGUMENT = {"x86_64": "$rdi", "aarch64": "$x0"}
 MARK = "getpgid"  # the process calls it just before the step, and nothing else does
 SCRIPT = """
@@ -29,12 +31,13 @@ tbreak {mark}
 run
 tbreak GOMP_parallel
 continue
-break *{argument} if $_thread != 1
+tbreak *{argument} if $_thread == 1
+tbreak *{argument} if $_thread != 1
 continue
-echo @thread worker\\n
+printf "@thread %d\\n", $_thread
 bt
-echo @thread caller\\n
-thread 1
+continue
+printf "@thread %d\\n", $_thread
 bt
 kill
 """
@@ -118,21 +121,20 @@ def parse_stacks(output: str) -> list[NativeStack]:
     """The stacks in what gdb printed, the caller's first, each from the thread's start inwards.
 
     >>> told = "#0  0x1 in kernel(int) () from /lib/a.so\\n#1  clone () at x.c:1\\n"
-    >>> [frame.name for frame in parse_stacks("@thread worker\\n" + told)[0].frames]
+    >>> [frame.name for frame in parse_stacks("@thread 2\\n" + told)[0].frames]
     ['clone', 'kernel']
     """
     stacks = []
     for part in output.split("@thread ")[1:]:
-        thread, _, rest = part.partition("\n")
+        number, _, rest = part.partition("\n")
         matches = filter(None, map(FRAME.match, rest.splitlines()))
         frames = [
             NativeFrame(readable(m["name"]), (m["file"] or m["line"] or "").rpartition("/")[2])
             for m in matches
         ]
-        if frames[:1] == frames[1:2]:
-            frames.pop(0)  # changing to a thread shows its last frame once more
-        if frames:
-            stacks.append(NativeStack(thread.strip(), tuple(reversed(frames))))
+        if frames:  # there are none where the process ended without having split anything
+            thread = "caller" if number.strip() == "1" else "worker"
+            stacks.append(NativeStack(thread, tuple(reversed(frames))))
     return sorted(stacks, key=lambda stack: stack.thread != "caller")
 
 

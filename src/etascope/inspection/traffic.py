@@ -10,7 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-WRITES_ONLY = ("copy_", "fill_", "zero_")  # what they change they do not read
+WRITES_ONLY = (
+    "copy_",
+    "fill_",
+    "zero_",
+)  # what they change they do not read; nor do _foreach_ ones
 REPEATS = 15
 
 
@@ -23,7 +27,7 @@ class Traffic(NamedTuple):
 
 
 class TrafficLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Logs the traffic of every ATen operator.
+    """Logs the traffic of every operator.
 
     Every tensor that an operator takes is read once and every new one written once; what it changes
     in place is both. Views and empty memory move nothing. What a kernel keeps in a cache and what
@@ -66,10 +70,10 @@ def _traffic(func: Any, args: Any, kwargs: Any, result: Any) -> Traffic:
     seen = {**taken, **changed}
     new = [t for key, t in made.items() if key not in seen]
     if func.is_view or name.startswith(("empty", "new_empty")):
-        return Traffic(f"aten::{name}", 0, 0)
-    reread = {} if name in WRITES_ONLY else changed
+        return Traffic(func._schema.name, 0, 0)
+    reread = {} if name.removeprefix("_foreach_") in WRITES_ONLY else changed
     read = _bytes({**taken, **reread}.values())
-    return Traffic(f"aten::{name}", read, _bytes(changed.values()) + _bytes(new))
+    return Traffic(func._schema.name, read, _bytes(changed.values()) + _bytes(new))
 
 
 def copy_bandwidth(size: int, device: torch.device) -> float:
