@@ -9,7 +9,8 @@ from small import blobs_problem
 
 import etascope as es
 from etascope.errors import StudyError, UsageError
-from etascope.inspection.callstack import callstack, frames
+from etascope.inspection.callstack import callstack
+from etascope.inspection.frames import frames
 from etascope.inspection.traffic import TrafficLog, copy_bandwidth
 from etascope.optim.registry import OPTIMIZERS
 

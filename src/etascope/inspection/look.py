@@ -11,8 +11,9 @@ from dataclasses import asdict
 from typing import Any, NamedTuple, TypeVar
 
 from etascope.errors import RAISED
-from etascope.inspection.callstack import CallStack, Frame, callstack
+from etascope.inspection.callstack import CallStack, callstack
 from etascope.inspection.capture import capture_problem
+from etascope.inspection.frames import Frame
 from etascope.inspection.graph import Graph, from_json, to_json
 from etascope.inspection.traffic import Traffic
 from etascope.inspection.update import ParameterUpdate, Spread, Update, measure_update

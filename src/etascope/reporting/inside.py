@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from etascope.encoding import dumps
-from etascope.inspection.callstack import CallStack, Frame
+from etascope.inspection.callstack import CallStack
+from etascope.inspection.frames import Frame
 from etascope.inspection.look import Look, look, look_from_json, look_to_json
 from etascope.inspection.update import Spread, Update
 from etascope.journal import write_atomically

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from etascope.inspection.callstack import CallStack, Frame
-from etascope.inspection.callstack import frames as walked
+from etascope.inspection.callstack import CallStack
+from etascope.inspection.frames import Frame
+from etascope.inspection.frames import frames as walked
 from etascope.inspection.native import NativeFrame, NativeStack
 from etascope.inspection.traffic import Traffic
 
