@@ -57,6 +57,13 @@ def study(tmp_path_factory):
     return out
 
 
+def test_a_report_drawn_later_shows_what_is_inside(study, tmp_path):
+    assert etascope("report", study, "-o", tmp_path / "r.html").returncode == 0
+    page = (tmp_path / "r.html").read_text()
+    assert 'id="graph-data"' in page
+    assert "One step of sgd, down to the operators" in page
+
+
 def test_show_prints_a_table_and_json_that_agree(study):
     table, text = etascope("show", study), etascope("show", study, "--json")
     assert (table.returncode, text.returncode) == (0, 0)

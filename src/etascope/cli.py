@@ -155,6 +155,9 @@ def sweep(
         out=out,
     )
     _show(study)
+    from etascope.reporting.inside import inside
+
+    inside(study)  # while the problem is at hand: a report drawn later shows what is inside, too
     typer.echo(f"\nThe study is in {study.path}; etascope report {study.path} draws it")
     # Where no trial ended by itself or by its rate, there is nothing to be learned from the study.
     if all(h.failure is not None and h.failure.cause != "non-finite" for h in study.trials):

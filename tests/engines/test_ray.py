@@ -194,7 +194,7 @@ def test_a_trial_that_kills_its_actor_three_times_has_failed_and_no_other_has(
     with RayEngine(problem, plan, workers=2) as engine:
         for burst, _ in engine.run(work_of((0.1, 0.2, 0.3), 12)):
             bursts.setdefault(burst.trial.lr, []).append(burst)
-    # The first death may come while the first rung is on its way, and costs it; then it is one more.
+    # The first death may cost the first rung, which is on its way then; so it may be one more.
     assert len(list(tmp_path.iterdir())) in (ATTEMPTS, ATTEMPTS + 1)
     failure = bursts[0.2][-1].failure
     assert failure.cause == "worker"

@@ -165,7 +165,7 @@ def test_bad_input_is_one_sentence(tmp_path):
 
 
 def test_an_optimizer_that_needs_a_closure_is_refused():
-    with pytest.raises(UsageError, match="optimizer raised TypeError"):
+    with pytest.raises(UsageError, match="LBFGS needs a closure"):
         callstack(blobs_problem(), lambda m, lr: torch.optim.LBFGS(m.parameters(), lr))
 
 

@@ -217,6 +217,47 @@ def test_the_keyboard_walks_the_graph(mnist: Graph, show) -> None:  # type: igno
 
 
 @in_chromium
+def test_the_view_stays_when_the_window_changes_and_paper_shows_all(mnist: Graph, show) -> None:  # type: ignore[no-untyped-def]
+    page = show(mnist)
+    page.click("[data-action=in]")
+    before = page.get_attribute("#graph svg > g", "transform")
+    page.set_viewport_size({"width": 1200, "height": 880})
+    page.wait_for_timeout(100)
+    assert page.get_attribute("#graph svg > g", "transform") == before
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.get_attribute("#graph svg > g", "transform") is None
+    assert page.get_attribute("#graph svg", "viewBox")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.get_attribute("#graph svg > g", "transform") == before
+
+
+@in_chromium
+def test_keys_in_the_text_are_the_texts_own(mnist: Graph, show) -> None:  # type: ignore[no-untyped-def]
+    page = show(mnist)
+    page.click("summary")
+    page.focus(".graph pre")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.tagName") == "PRE"
+
+
+@in_chromium
+def test_edges_into_a_closed_group_are_one_with_their_count(show) -> None:  # type: ignore[no-untyped-def]
+    flow = Tensor((50, 10), "float32")
+    inner = [Node(f"g/op{i}", "add", (Edge("a", flow),), (flow,)) for i in range(3)]
+    graph = Graph("joined", (Node("a", "input", (), (flow,)), *inner), (Group("g", "Block"),))
+    page = show(graph)
+    assert page.locator(".edge").count() == 1
+    assert page.text_content(".flow") == "3 of 50×10"
+
+
+@in_chromium
+def test_a_graph_without_nodes_is_an_empty_page(show) -> None:  # type: ignore[no-untyped-def]
+    page = show(Graph("nothing", (), ()))
+    page.click("[data-action=open]")
+    assert seen(page) == []
+
+
+@in_chromium
 def test_a_narrow_page_does_not_scroll_sideways(mnist: Graph, show) -> None:  # type: ignore[no-untyped-def]
     page = show(mnist, width=360)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360

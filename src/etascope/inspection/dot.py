@@ -10,6 +10,7 @@ from etascope.inspection.words import flops_text, shape_text
 
 HEADER = """digraph {name} {{
   rankdir=TB; compound=true; fontname="Helvetica"; labelloc=t; label={name};
+  graph [labeljust=l];
   node [shape=box, style="rounded,filled", fillcolor="#ffffff", color="#8a8f98",
     fontname="Helvetica", fontsize=11, margin="0.12,0.05"];
   edge [color="#5f6672", fontname="Helvetica", fontsize=9, fontcolor="#5f6672", arrowsize=0.6];
@@ -37,7 +38,7 @@ def to_dot(graph: Graph) -> str:
             flows.setdefault(edge.source, []).append(edge.tensor)
         for source, tensors in flows.items():
             ends = f"{_quoted(source)} -> {_quoted(node.name)}"
-            lines.append(f"  {ends} [label={_quoted(_flow_text(tensors))}];")
+            lines.append(f"  {ends} [label={_quoted(' ' + _flow_text(tensors))}];")
     return "\n".join([*lines, "}"]) + "\n"
 
 

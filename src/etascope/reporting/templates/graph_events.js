@@ -1,7 +1,7 @@
 "use strict";
 // Lets a graph be looked into by mouse, touch and keys.
 (() => {
-  const { root, svg, search, items, view, shown, all, fit, follow, look, mark, move, tell, toggle, zoom, current, edges } =
+  const { root, svg, search, items, view, shown, all, fit, follow, look, mark, tell, toggle, touched, zoom, current, edges } =
     graphView;
 
   // The neighbour of what has the focus: along an edge, or the one beside it.
@@ -38,7 +38,7 @@
         }
       },
     };
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target === search) {
+    if (event.ctrlKey || event.metaKey || event.altKey || current() === null) {
       return;
     }
     if (event.key.startsWith("Arrow")) {
@@ -86,7 +86,7 @@
     }
     view.x += dx / pointers.size;
     view.y += dy / pointers.size;
-    move();
+    touched();
     pointers.set(event.pointerId, event);
   });
   for (const name of ["pointerup", "pointercancel"]) {
@@ -120,7 +120,7 @@
     });
   }
   svg.addEventListener("pointerleave", () => current() !== null && tell(current()));
-  root.addEventListener("keydown", press);
+  svg.addEventListener("keydown", press);
   search.addEventListener("input", () => look(0));
   search.addEventListener("keydown", (event) => {
     if (event.key === "Enter") {
@@ -133,5 +133,7 @@
   });
   const actions = { open: () => all(true), close: () => all(false), fit: () => fit(), in: () => zoom(1.25), out: () => zoom(0.8) };
   root.addEventListener("click", (event) => actions[event.target.dataset?.action]?.());
+  addEventListener("beforeprint", () => graphView.printing(true));
+  addEventListener("afterprint", () => graphView.printing(false));
   new ResizeObserver(graphView.resized).observe(svg);
 })();

@@ -74,7 +74,8 @@ const graphLayout = (() => {
 
   const label = ({ tensors }) => {
     const shapes = new Set(tensors.map(shape));
-    return shapes.size === 1 ? [...shapes][0] : `${tensors.length} tensors`;
+    const one = [...shapes][0];
+    return tensors.length === 1 ? one : shapes.size === 1 ? `${tensors.length} of ${one}` : `${tensors.length} tensors`;
   };
 
   // The member of `scope` that `name` is or stands in.

@@ -13,6 +13,7 @@ const graphView = (() => {
   let current = null;
   let drawing = null;
   let found = [];
+  let moved = false; // by hand, since it was last fitted
 
   const element = (name, attributes = {}, text = undefined) => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -107,12 +108,17 @@ const graphView = (() => {
 
   const move = () => scene.setAttribute("transform", `translate(${fixed(view.x)} ${fixed(view.y)}) scale(${view.k.toFixed(4)})`);
 
+  const touched = () => {
+    moved = true;
+    move();
+  };
+
   const zoom = (factor, x = svg.clientWidth / 2, y = svg.clientHeight / 2) => {
     const k = Math.min(4, Math.max(0.02, view.k * factor));
     view.x = x - ((x - view.x) * k) / view.k;
     view.y = y - ((y - view.y) * k) / view.k;
     view.k = k;
-    move();
+    touched();
   };
 
   // Shows all of it; or, where text would then be too small to read, its upper end.
@@ -121,6 +127,7 @@ const graphView = (() => {
     view.k = Math.max(least, Math.min(1.25, (width - 24) / drawing.width, (height - 24) / drawing.height));
     view.x = (width - drawing.width * view.k) / 2;
     view.y = Math.max(12, (height - drawing.height * view.k) / 2);
+    moved = false;
     move();
   };
 
@@ -143,7 +150,7 @@ const graphView = (() => {
     const after = drawing.boxes.get(name);
     view.x = at.x - (after.x + after.width / 2) * view.k;
     view.y = at.y - after.y * view.k;
-    move();
+    touched();
     mark(name);
   };
 
@@ -190,6 +197,9 @@ const graphView = (() => {
   };
 
   const tell = (name) => {
+    if (name === null) {
+      return; // a graph without nodes
+    }
     const item = items.get(name);
     const title = document.createElement("h3");
     title.textContent = name;
@@ -248,9 +258,20 @@ const graphView = (() => {
   fit();
   tell(current);
   return {
-    root, svg, search, items, view, shown, all, centre, fit, follow, look, mark, move, tell, toggle, zoom,
+    root, svg, search, items, view, shown, all, centre, fit, follow, look, mark, move, tell, toggle, zoom, touched,
     current: () => current,
     edges: () => drawing.edges,
-    resized: () => drawing !== null && fit(),
+    resized: () => !moved && fit(),
+    // Paper shows all of it, and is white whatever the screen is.
+    printing: (on) => {
+      document.documentElement.classList.toggle("printing", on);
+      if (on) {
+        svg.setAttribute("viewBox", `-8 -8 ${drawing.width + 16} ${drawing.height + 16}`);
+        scene.removeAttribute("transform");
+      } else {
+        svg.removeAttribute("viewBox");
+        move();
+      }
+    },
   };
 })();
