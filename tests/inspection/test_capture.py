@@ -360,3 +360,10 @@ def test_bad_input_is_one_sentence(module, inputs, words):
     with pytest.raises(UsageError, match=words) as raised:
         capture(module, inputs)
     assert "\n" not in str(raised.value)
+
+
+def test_a_tensor_given_twice_is_one_input():
+    x = torch.zeros(2, 5, 8)
+    graph = capture(torch.nn.MultiheadAttention(8, 2), (x, x, x))
+    assert [node.name for node in graph.nodes if node.op == "input"] == ["input"]
+    assert graph.nodes[1].inputs[0].source == "input"

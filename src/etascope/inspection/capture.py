@@ -173,14 +173,21 @@ def _add_end(
     recorder.add(op, given, made, name=name or (f"{op}_{label}" if label else op))
 
 
-def _copied(given: Any) -> Any:
-    """A deep copy; a tensor that has a history is detached from it."""
+def _copied(given: Any, made: dict[int, torch.Tensor] | None = None) -> Any:
+    """A deep copy; a tensor that has a history is detached from it.
+
+    A tensor that is given twice stays one: attention on `(x, x, x)` runs other operators than on
+    three tensors that are equal.
+    """
+    made = {} if made is None else made
     if isinstance(given, torch.Tensor):
-        return given.detach().clone().requires_grad_(given.requires_grad)
+        if id(given) not in made:
+            made[id(given)] = given.detach().clone().requires_grad_(given.requires_grad)
+        return made[id(given)]
     if isinstance(given, Mapping) and type(given) is dict:
-        return {key: _copied(value) for key, value in given.items()}
+        return {key: _copied(value, made) for key, value in given.items()}
     if type(given) in (tuple, list):
-        return type(given)(map(_copied, given))
+        return type(given)(_copied(value, made) for value in given)
     try:
         return copy.deepcopy(given)
     except Exception as error:
@@ -205,7 +212,11 @@ def _labelled_inputs(
         )
     except (TypeError, ValueError):
         bound = {str(index): value for index, value in enumerate(args)} | kwargs
-    found = [(label, t) for key, value in bound.items() for label, t in _labelled(value, str(key))]
+    first: dict[int, tuple[str, torch.Tensor]] = {}  # a tensor given twice is one input
+    for key, value in bound.items():
+        for label, tensor in _labelled(value, str(key)):
+            first.setdefault(id(tensor), (label, tensor))
+    found = list(first.values())
     return [("", found[0][1])] if len(found) == 1 else found
 
 
