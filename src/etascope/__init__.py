@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from etascope.problems.registry import get_problem
     from etascope.reporting.drawings import graph
     from etascope.reporting.html import report
+    from etascope.reporting.inside import look_inside
     from etascope.reporting.plots import plot
     from etascope.study import Study, open_study
 
@@ -36,6 +37,7 @@ _HOMES = {
     "get_problem": "problems.registry",
     "graph": "reporting.drawings",
     "logspace": "plan",
+    "look_inside": "reporting.inside",
     "open_study": "study",
     "plot": "reporting.plots",
     "report": "reporting.html",
@@ -55,6 +57,7 @@ __all__ = [
     "get_problem",
     "graph",
     "logspace",
+    "look_inside",
     "open_study",
     "plot",
     "report",

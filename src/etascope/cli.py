@@ -97,6 +97,7 @@ def demo(
         address=address,
         out=out,
     )
+    es.look_inside(study)
     page = es.report(study, study.path / "report.html")
     _show(study)
     typer.echo(f"\nThe report is {page}")
@@ -155,9 +156,7 @@ def sweep(
         out=out,
     )
     _show(study)
-    from etascope.reporting.inside import inside
-
-    inside(study)  # while the problem is at hand: a report drawn later shows what is inside, too
+    es.look_inside(study)  # while the problem is at hand, for every report from now on
     typer.echo(f"\nThe study is in {study.path}; etascope report {study.path} draws it")
     # Where no trial ended by itself or by its rate, there is nothing to be learned from the study.
     if all(h.failure is not None and h.failure.cause != "non-finite" for h in study.trials):

@@ -18,12 +18,15 @@ from etascope.study import Study
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Study:
     out = tmp_path_factory.mktemp("inside") / "study"
-    return es.sweep(blobs_problem(), [0.001, 0.1], steps=20, engine="serial", out=out)
+    study = es.sweep(blobs_problem(), [0.001, 0.1], steps=20, engine="serial", out=out)
+    assert "What is trained" not in render(study)  # drawing neither trains nor writes
+    assert not (study.path / FILE).exists()
+    assert es.look_inside(study) == study.path / FILE
+    return study
 
 
-def test_a_fresh_study_is_looked_into_and_keeps_what_was_seen(trained: Study) -> None:
+def test_a_study_keeps_what_was_seen_inside(trained: Study) -> None:
     page = render(trained)
-    assert (trained.path / FILE).exists()
     assert render(es.open_study(trained.path)) == page
     words = " ".join(Page(page).words.split())
     for told in ("What is trained", "One step of adam, down to", "The numbers in one update"):
@@ -35,14 +38,14 @@ def test_a_fresh_study_is_looked_into_and_keeps_what_was_seen(trained: Study) ->
 
 
 def test_the_file_is_strict_json(trained: Study) -> None:
-    render(trained)
     json.loads((trained.path / FILE).read_text(), parse_constant=pytest.fail)
 
 
 def test_a_study_from_the_disk_alone_is_not_looked_into(demo: Study) -> None:
     assert inside(demo) is None
     assert "What is trained" not in Page(render(demo)).words
-    assert not (demo.path / FILE).exists()
+    with pytest.raises(es.UsageError, match="a study from the disk knows no model"):
+        es.look_inside(demo)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 1}'])

@@ -51,7 +51,7 @@ class Update(NamedTuple):
 
 
 def measure_update(problem: Problem, plan: Plan, lr: float, t: int = STEP) -> Update:
-    """Take t steps of seed 0 on copies, as a trial would without schedule and clipping.
+    """Take t steps of seed 0 on copies, as a trial would in float32 without schedule and clipping.
 
     Args:
         problem: what is trained.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from etascope.encoding import dumps
+from etascope.errors import StudyError, UsageError
 from etascope.inspection.callstack import CallStack
 from etascope.inspection.frames import Frame
 from etascope.inspection.look import Look, look, look_from_json, look_to_json
@@ -49,19 +51,38 @@ class Table(NamedTuple):
     rows: tuple[Row, ...]
 
 
-def inside(study: Study) -> Look | None:
-    """What was captured of a study; captured now if the study comes fresh from `sweep`.
+def look_inside(study: Study) -> Path:
+    """Capture the inside of a study's training, on copies, for every report of it from now on.
 
-    None where neither is so, or where the file is of another version or damaged.
+    The graph of a training step, one step of the optimizer, and the numbers in an update at the
+    high and the low rate that the report compares; a few training steps in all.
+
+    Args:
+        study: as `sweep` returned it: one from the disk does not know its model.
+
+    Returns:
+        The file in the study's directory.
+
+    Raises:
+        UsageError: if the study comes from the disk.
+        StudyError: if the file cannot be written.
     """
+    if study.source is None:
+        raise UsageError("a study from the disk knows no model; pass the one that sweep returned")
+    problem, plan = study.source
+    pair = views.high_and_low(study)
+    found = look(problem, plan, [curve.lr for curve in pair if curve is not None])
     path = study.path / FILE
-    if not path.exists() and study.source is not None:
-        problem, plan = study.source
-        pair = views.high_and_low(study)
-        found = look(problem, plan, [curve.lr for curve in pair if curve is not None])
-        with contextlib.suppress(OSError):  # it is drawn now, if not again
-            write_atomically(path, dumps(look_to_json(found)).encode())
-        return found
+    try:
+        write_atomically(path, dumps(look_to_json(found)).encode())
+    except OSError as error:
+        raise StudyError(f"cannot write {path}: {error.strerror or error}; make room") from error
+    return path
+
+
+def inside(study: Study) -> Look | None:
+    """What `look_inside` captured; None if nothing was, or the file is damaged or not ours."""
+    path = study.path / FILE
     with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
         return look_from_json(json.loads(path.read_text(encoding="utf-8")))
     return None
