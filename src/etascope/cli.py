@@ -285,9 +285,9 @@ def problems() -> None:
     from etascope.optim.registry import OPTIMIZERS
     from etascope.problems.registry import PROBLEMS
 
-    for name, (_, summary, options) in PROBLEMS.items():
-        flags = " ".join("--" + option.replace("_", "-") for option in options)
-        typer.echo(f"{name:16} {summary}; takes {flags}")
+    for name, problem in PROBLEMS.items():
+        flags = " ".join("--" + option.replace("_", "-") for option in problem.options)
+        typer.echo(f"{name:17} {problem.summary}{flags and f'; takes {flags}'}")
     typer.echo("\noptimizers")
     for name, spec in OPTIMIZERS.items():
         typer.echo(f"  {name:14} {spec.summary}")

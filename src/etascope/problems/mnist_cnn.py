@@ -6,14 +6,10 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from etascope.data.mnist import load_mnist
 from etascope.errors import UsageError
-from etascope.problems.batches import Batch
+from etascope.problems.mnist import mnist_problem
 from etascope.problems.problem import Problem
-
-VALID_EXAMPLES = 5000  # the first images of the training file
 
 
 class MnistCNN(nn.Module):
@@ -62,19 +58,6 @@ class MnistCNN(nn.Module):
         return probabilities
 
 
-def cross_entropy(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """The mean cross-entropy of the softmax of the model's logits, in nats."""
-    images, labels = batch
-    return F.cross_entropy(model(images), labels)
-
-
-def accuracy(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """1 where the largest logit is the label's, else 0; one value an example."""
-    images, labels = batch
-    correct: torch.Tensor = model(images).argmax(dim=-1) == labels
-    return correct
-
-
 def mnist_cnn(
     *, keep_prob: float = 0.5, data: str | Path | None = None, device: str = "auto"
 ) -> Problem:
@@ -92,30 +75,6 @@ def mnist_cnn(
     """
     if not 0 < keep_prob <= 1:
         raise UsageError(f"keep_prob is {keep_prob!r}; it must be above 0 and at most 1")
-    files = load_mnist(data)
-    shape = files.train_images.shape[1:]
-    if shape != (28, 28):
-        raise UsageError(f"the images in {data} are {shape}; mnist-cnn takes 28 by 28")
-    if len(files.train_images) <= VALID_EXAMPLES:
-        raise UsageError(
-            f"{data} holds {len(files.train_images)} training images; "
-            f"mnist-cnn keeps {VALID_EXAMPLES} of them for validation and needs more"
-        )
-    classes = max(10, 1 + int(max(files.train_labels.max(), files.test_labels.max())))
-
-    def tensors(images: object, labels: object) -> tuple[torch.Tensor, torch.Tensor]:
-        pixels = torch.as_tensor(images).float().div_(255).unsqueeze(-1)
-        return pixels, torch.as_tensor(labels).long()
-
-    images, labels = tensors(files.train_images, files.train_labels)
-    return Problem(
-        model=lambda: MnistCNN(keep_prob, classes),
-        loss=cross_entropy,
-        train=(images[VALID_EXAMPLES:], labels[VALID_EXAMPLES:]),
-        valid=(images[:VALID_EXAMPLES], labels[:VALID_EXAMPLES]),
-        test=tensors(files.test_images, files.test_labels),
-        metric=accuracy,
-        device=device,
-        batch_size=50,
-        name="mnist-cnn",
+    return mnist_problem(
+        lambda classes: MnistCNN(keep_prob, classes), "mnist-cnn", data=data, device=device
     )

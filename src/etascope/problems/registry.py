@@ -9,12 +9,12 @@ import importlib.util
 import inspect
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -22,19 +22,30 @@ from etascope.errors import EtascopeError, UsageError
 from etascope.problems.problem import Problem
 
 
-def _mnist_cnn(**options: Any) -> Problem:
-    from etascope.problems.mnist_cnn import mnist_cnn
+class BuiltIn(NamedTuple):
+    """A ready-made problem: `name-of-it` is the function `name_of_it` of the module of that name.
 
-    return mnist_cnn(**options)
+    Attributes:
+        summary: what it is, in one line.
+        options: the keyword arguments that the command line passes on.
+    """
+
+    summary: str
+    options: tuple[str, ...] = ()
 
 
-# name -> (factory, what it is in one line, the options it takes)
-PROBLEMS: dict[str, tuple[Callable[..., Problem], str, tuple[str, ...]]] = {
-    "mnist-cnn": (
-        _mnist_cnn,
-        "a convolutional network on MNIST (3.3 M parameters, batch 50)",
-        ("data", "keep_prob"),
+PROBLEMS: dict[str, BuiltIn] = {
+    "mnist-cnn": BuiltIn(
+        "a convolutional network on MNIST (3.3 M parameters, batch 50)", ("data", "keep_prob")
     ),
+    "mnist-mlp": BuiltIn("a multilayer perceptron on MNIST (0.1 M, batch 50)", ("data",)),
+    "mnist-batchnorm": BuiltIn(
+        "a convolutional network with batch norm on MNIST (19 k, batch 50)", ("data",)
+    ),
+    "mnist-lstm": BuiltIn("an LSTM over the rows of MNIST (25 k, batch 50)", ("data",)),
+    "diabetes": BuiltIn("a tabular regression, scikit-learn's data (5 k, batch 32)"),
+    "char-transformer": BuiltIn("the next character of Python's help texts (0.1 M, batch 16)"),
+    "quadratic": BuiltIn("an ill-conditioned noisy quadratic with known answers (20, batch 8)"),
 }
 
 
@@ -61,10 +72,13 @@ def get_subject(reference: str, **options: Any) -> Problem | tuple[nn.Module, An
     """
     given = {name: value for name, value in options.items() if value is not None}
     if reference in PROBLEMS:
-        factory, _, known = PROBLEMS[reference]
+        known = PROBLEMS[reference].options
         _refuse(reference, [name for name in given if name not in known])
+        name = reference.replace("-", "_")
+        factory = getattr(importlib.import_module(f"etascope.problems.{name}"), name)
         words = [word for k, v in given.items() for word in (f"--{k.replace('_', '-')}", str(v))]
-        return replace(factory(**given), reference=shlex.join([reference, *words]))
+        ready: Problem = factory(**given)
+        return replace(ready, reference=shlex.join([reference, *words]))
     location, _, attribute = reference.rpartition(":")
     if not location or not attribute:
         raise UsageError(f"no problem is called {reference!r}; {_hint(reference)}")
