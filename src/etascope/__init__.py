@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from etascope.coordinator import sweep
+    from etascope.coordinator import find, sweep
     from etascope.errors import DataError, EtascopeError, StudyError, UsageError
     from etascope.inspection.callstack import callstack
     from etascope.optim.adam import Adam
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from etascope.reporting.html import report
     from etascope.reporting.inside import look_inside
     from etascope.reporting.plots import plot
+    from etascope.search.finding import Finding
     from etascope.study import Study, open_study
 
 _HOMES = {
@@ -34,6 +35,8 @@ _HOMES = {
     "Study": "study",
     "StudyError": "errors",
     "UsageError": "errors",
+    "Finding": "search.finding",
+    "find": "coordinator",
     "get_problem": "problems.registry",
     "graph": "reporting.drawings",
     "logspace": "plan",
@@ -48,12 +51,14 @@ __all__ = [
     "Adam",
     "DataError",
     "EtascopeError",
+    "Finding",
     "Plan",
     "Problem",
     "Study",
     "StudyError",
     "UsageError",
     "callstack",
+    "find",
     "get_problem",
     "graph",
     "logspace",

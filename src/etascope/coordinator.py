@@ -1,32 +1,37 @@
-"""`sweep`: from what the user asks to a study on the disk."""
+"""`sweep` and `find`: from what the user asks to a study on the disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from etascope.arguments import check_out, whole
-from etascope.encoding import to_json
+from etascope.arguments import check_out, positive, whole
 from etascope.engines.choice import recruit, rehearse
-from etascope.environment import describe_environment
 from etascope.errors import UsageError
-from etascope.factories import check_factories, describe_factories
-from etascope.journal import HEADER, Journal, read_header
-from etascope.plan import ENGINES, Plan, check_seeds, check_targets
+from etascope.factories import check_factories, lr_course
+from etascope.journal import Journal
+from etascope.opening import open_or_begin
+from etascope.plan import BUDGET, ENGINES, Plan, check_seeds, check_targets, logspace
 from etascope.problems.checks import check_parts, gather_facts
 from etascope.problems.problem import Problem
 from etascope.problems.registry import get_problem
-from etascope.records import ProblemFacts
+from etascope.records import TrialId
+from etascope.search.board import Rules
+from etascope.search.finding import Finding, chance_score, follow
 from etascope.search.grid import targets_of
-from etascope.study import Study, open_study
-from etascope.training import Progress, Silent, Training
+from etascope.search.race import ladder_of, stops_of
+from etascope.study import Study
+from etascope.training import Means, Progress, Silent, Training
 
 if TYPE_CHECKING:
     import os
 
     from etascope.plan import OptimizerFactory, ScheduleFactory
+
+LADDER = logspace(1e-5, 10, 13)  # where `find` begins
 
 
 def sweep(
@@ -98,10 +103,7 @@ def sweep(
         >>> study.best, study.verdicts[50.0].name
         (0.1, 'diverged')
     """
-    if isinstance(problem, str):
-        problem = get_problem(problem)
-    if not isinstance(problem, Problem):
-        raise UsageError(f"problem is a {type(problem).__name__}; pass an etascope.Problem")
+    problem = _problem(problem)
     plan = Plan(
         steps=_horizon(problem, steps, epochs, accumulate),
         optimizer=optimizer,
@@ -114,28 +116,183 @@ def sweep(
         rung_examples=rung_examples,
         precision=precision,
     )
+    targets = targets_of(check_targets(lrs, plan.steps), check_seeds(seeds))
+    request = _Request(engine, workers, address, _directory(out, problem, plan), progress)
+    with _training(problem, plan, request, list(targets), sum(targets.values())) as training:
+        study = training.train(targets)
+    study.source = problem, plan
+    return study
+
+
+def find(
+    problem: Problem | str,
+    *,
+    steps: int | None = None,
+    epochs: int | None = None,
+    budget: float = BUDGET,
+    optimizer: str | OptimizerFactory = "adam",
+    schedule: str | ScheduleFactory = "constant",
+    clip: float | None = None,
+    accumulate: int = 1,
+    weight_decay: float | None = None,
+    lrs: Iterable[float] = LADDER,
+    seed: int = 0,
+    objective: str = "loss",
+    tolerance: float = 0.02,
+    probe_every: int = 10,
+    rung_examples: int = 1000,
+    precision: str = "float32",
+    engine: str = "auto",
+    workers: int | None = None,
+    address: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Finding:
+    """Find the learning rate for a problem, an optimizer and a horizon, by a race of trainings.
+
+    Real trainings to the full horizon, paired by seed, most of them stopped long before: see
+    docs/finding.md for how it decides. Killed at any moment, the same call goes on and ends with
+    the same finding; called again with a larger budget, it goes on from what is trained.
+
+    Args:
+        problem: a Problem, or the name of one.
+        steps, epochs: the horizon, as for `sweep`.
+        budget: what may be spent at most, in trainings of the full horizon; 2 is the least that
+            says something, 8 mostly settles the rate, 12 the edge too.
+        optimizer, schedule, clip, accumulate, weight_decay, probe_every, rung_examples, precision:
+            see `Plan`.
+        lrs: the ladder to begin with; it is thinned out to half decades, filled up between, and
+            extended where the best lies at its end.
+        seed: the first seed; fresh ones count on from it.
+        objective: `loss`, the held-out loss, or `metric`.
+        tolerance: the share of (chance minus best) by which a rate may be worse and still count
+            as good.
+        engine, workers, address, out, progress: see `sweep`.
+
+    Returns:
+        The finding: `.lr`, `.band`, `.edge`, `.status`, `.reason`, `.cost` and the evidence. A
+        problem that fails at every rate has one too: its `lr` is None, and its reason says why.
+
+    Raises:
+        UsageError, StudyError, KeyboardInterrupt: as `sweep` does.
+
+    Example:
+        >>> import tempfile, torch
+        >>> x = torch.linspace(-1, 1, 64)[:, None]
+        >>> line = Problem(
+        ...     model=lambda: torch.nn.Linear(1, 1),
+        ...     loss=lambda model, batch: (model(batch[0]) - batch[1]).square().mean(),
+        ...     train=(x, 3 * x), valid=(x, 3 * x), batch_size=16,
+        ... )
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     finding = find(line, steps=64, optimizer="sgd", out=out)
+        >>> finding.band[0] <= finding.lr < finding.edge.lr, finding.cost <= finding.budget
+        (True, True)
+    """
+    problem = _problem(problem)
+    plan = Plan(
+        steps=_horizon(problem, steps, epochs, accumulate),
+        optimizer=optimizer,
+        schedule=schedule,
+        clip=clip,
+        accumulate=accumulate,
+        weight_decay=weight_decay,
+        probe_every=probe_every,
+        rung_examples=rung_examples,
+        precision=precision,
+    )
+    ladder = ladder_of(check_targets(lrs, plan.steps))
+    if objective not in ("loss", "metric"):
+        raise UsageError(f"objective is {objective!r}; choose loss or metric")
+    budget, tolerance = positive("budget", budget), positive("tolerance", tolerance)
+    (seed,) = check_seeds([seed])
+    check_factories(problem, plan, max(ladder))
+    stops, reach = stops_of(lr_course(problem, plan))
+    plan = replace(plan, rungs=stops)
+    request = _Request(engine, workers, address, _directory(out, problem, plan, "find-"), progress)
+    trials = [TrialId(lr, seed) for lr in ladder]
+    work = budget * plan.steps
+    with _training(problem, plan, request, trials, work) as training:
+        facts = training.study.problem
+        rules = Rules(
+            ladder=ladder,
+            stops=stops,
+            budget=budget,
+            chance=chance_score(facts, objective),
+            tolerance=tolerance,
+            reach=reach,
+            seed=seed,
+            objective=objective,
+            higher_is_better=facts.higher_is_better,
+        )
+        study = _race(training, rules, work)
+    study.source = problem, plan
+    finding = study.finding
+    assert finding is not None
+    return finding
+
+
+def _race(training: Training, rules: Rules, work: float) -> Study:
+    """Train what the race asks for until it asks for nothing more."""
+    training.aim(rules)
+    # What was ended by code that may have been mended since is asked for again.
+    tired = {h.trial for h in training.study.trials if h.failure and not h.failure.final}
+    while True:
+        known = [h for h in training.study.trials if h.trial not in tired]
+        _, asked = follow(rules, known, training.study.problem.chance)
+        if asked is None:
+            return training.study
+        training.train(asked.targets, work, asked.why)
+        tired -= asked.targets.keys()
+
+
+class _Request(NamedTuple):
+    """Where and with what is to be trained: see `sweep`."""
+
+    engine: str
+    workers: int | None
+    address: str | None
+    directory: Path
+    progress: Progress | None
+
+
+@contextmanager
+def _training(
+    problem: Problem, plan: Plan, request: _Request, trials: Sequence[TrialId], steps: float
+) -> Iterator[Training]:
+    """Everything that may be wrong is found at this door; then there is a study to train for.
+
+    Args:
+        problem, plan, request: what is asked for.
+        trials: those to begin with.
+        steps: about how many there are to train in all.
+    """
+    engine, workers, address, directory, progress = request
     if engine not in ENGINES:
         raise UsageError(f"no engine is called {engine!r}; choose from {', '.join(ENGINES)}")
     if workers is not None:
         workers = whole("workers", workers, least=1)
     if address is not None and engine != "ray":
         raise UsageError(f"address is of a Ray cluster, and engine is {engine!r}; use engine ray")
-    targets = targets_of(check_targets(lrs, plan.steps), check_seeds(seeds))
-    directory = check_out(_default_out(problem, plan) if out is None else out)
     parts = check_parts(problem)
-    seconds = parts.step_seconds * sum(targets.values())
-    with recruit(engine, problem, workers, len(targets), seconds) as crew:
+    with recruit(engine, problem, workers, len(trials), parts.step_seconds * steps) as crew:
         facts = gather_facts(problem, parts, plan.rung_examples)
-        check_factories(problem, plan, max(t.lr for t in targets))
+        check_factories(problem, plan, max(trial.lr for trial in trials))
         # The smallest rate is the least likely to fail within the few steps that are timed.
-        cost = rehearse(problem, plan, min(targets))
+        cost = rehearse(problem, plan, min(trials))
         with Journal(directory) as journal:
-            _open(journal, problem, plan, facts)
-            training = Training(journal, problem, plan, targets, progress or Silent())
-            training.run(engine, crew, cost, workers=workers, address=address)
-    study = open_study(directory)
-    study.source = problem, plan
-    return study
+            open_or_begin(journal, problem, plan, facts)
+            means = Means(engine, crew, cost, workers, address)
+            with Training(journal, problem, plan, means, progress or Silent()) as training:
+                yield training
+
+
+def _problem(problem: Problem | str) -> Problem:
+    if isinstance(problem, str):
+        return get_problem(problem)
+    if not isinstance(problem, Problem):
+        raise UsageError(f"problem is a {type(problem).__name__}; pass an etascope.Problem")
+    return problem
 
 
 def _horizon(problem: Problem, steps: int | None, epochs: int | None, accumulate: int) -> int:
@@ -153,50 +310,11 @@ def _horizon(problem: Problem, steps: int | None, epochs: int | None, accumulate
     return max(1, epochs * batches // accumulate)
 
 
-def _default_out(problem: Problem, plan: Plan) -> Path:
+def _directory(
+    out: str | os.PathLike[str] | None, problem: Problem, plan: Plan, prefix: str = ""
+) -> Path:
+    if out is not None:
+        return check_out(out)
     optimizer = plan.describe()["optimizer"].rpartition(":")[2]
-    name = f"{problem.name}-{optimizer}-{plan.steps}"
+    name = f"{prefix}{problem.name}-{optimizer}-{plan.steps}"
     return Path("studies") / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-
-
-def _open(journal: Journal, problem: Problem, plan: Plan, facts: ProblemFacts) -> None:
-    """Write the header of a new study, or make sure that this is the study that was begun."""
-    directory = journal.directory
-    described, made = to_json(plan.describe()), to_json(describe_factories(problem, plan))
-    if not (directory / HEADER).exists():
-        header = {"reference": problem.reference, "problem": asdict(facts), "plan": described}
-        journal.write_header({**header, "factories": made, "environment": describe_environment()})
-        return
-    begun = read_header(directory)
-    other = "; name another --out for this one, or repeat the command that began it"
-    differences = _differences(begun["plan"], described)
-    if differences:
-        raise UsageError(f"{directory} holds a study with {differences}{other}")
-    known = begun["problem"]
-    if known["fingerprint"] != facts.fingerprint:
-        raise UsageError(
-            f"{directory} holds a study of another problem ({known['name']}): "
-            f"the initial weights, the first batches or the first losses differ{other}"
-        )
-    for factory, ours in made.items():
-        if begun.get("factories", {}).get(factory) != ours:
-            raise UsageError(
-                f"{directory} holds a study whose {factory} factory made something else: "
-                f"{begun.get('factories', {}).get(factory)} instead of {ours}{other}"
-            )
-    judged_by = {
-        "metric": facts.metric,
-        "higher_is_better": facts.higher_is_better,
-        "chance": facts.chance.source,
-    }
-    differences = _differences({**known, "chance": known["chance"]["source"]}, judged_by)
-    if differences:
-        raise UsageError(f"{directory} holds a study judged by {differences}{other}")
-
-
-def _differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
-    return ", ".join(
-        f"{name} {before.get(name)} instead of {value}"
-        for name, value in now.items()
-        if before.get(name) != value
-    )

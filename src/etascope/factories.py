@@ -38,6 +38,23 @@ def check_factories(problem: Problem, plan: Plan, lr: float) -> None:
                 schedule.step()
 
 
+def lr_course(problem: Problem, plan: Plan) -> list[float]:
+    """The learning rate of each step as a share of the peak, by the plan's schedule: [step]."""
+    if plan.schedule == "constant":
+        return [1.0] * plan.steps
+    with undisturbed(problem.torch_device):
+        optimizer = plan.make_optimizer(problem.make_model(0), 1e-3)
+        schedule = plan.make_schedule(optimizer)
+        rates = []
+        for step in range(plan.steps):
+            rates.append(max(float(group["lr"]) for group in optimizer.param_groups))
+            if schedule is not None and step + 1 < plan.steps:
+                optimizer.step()  # without a gradient it does nothing; torch wants it before
+                schedule.step()
+    peak = max(rates)
+    return [rate / peak for rate in rates] if peak > 0 else rates
+
+
 def describe_factories(problem: Problem, plan: Plan) -> dict[str, Any]:
     """What the user's factories make, as JSON values: a study knows them by it.
 

@@ -1,7 +1,7 @@
 """The files of a study directory: a header written once, and an append-only journal.
 
     study.json       what is trained and how; written once, atomically
-    journal.jsonl    one record a line: a request for trials, or a burst of training
+    journal.jsonl    one record a line: the rules of a race, a request for trials, or a burst
     steps.f64        what bursts measured step by step; float64, little-endian, appended before
                      the line that names its place, counts and CRC-32
     checkpoints/     states of the trials that may go on (checkpoints.py)
@@ -154,6 +154,10 @@ class Journal:
         """Record that these trials are to be trained to these steps."""
         trials = [[trial.lr, trial.seed, target] for trial, target in targets.items()]
         self._append({"kind": "request", "trials": trials})
+
+    def aim(self, rules: Mapping[str, Any]) -> None:
+        """Record the rules of the race that is trained for from here on."""
+        self._append({"kind": "race", **rules})
 
     def append(self, burst: Burst) -> None:
         """Record a burst; it is on the disk when this returns."""

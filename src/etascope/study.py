@@ -27,6 +27,8 @@ from etascope.records import (
     Verdict,
     merge,
 )
+from etascope.search.board import Rules
+from etascope.search.finding import Finding, replay
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +46,7 @@ class Study:
         plan: the plan, as JSON values.
         environment: versions, hardware and thread counts at its start.
         trials: the history of each trial, sorted by rate and seed.
+        rules: those of the race that it was trained for by `find`, else None.
         source: the problem and plan it was trained from, where it comes from `sweep` itself.
     """
 
@@ -56,7 +59,7 @@ class Study:
             self.reference: str | None = header["reference"]
             self.plan: dict[str, Any] = header["plan"]
             self.environment: dict[str, Any] = header["environment"]
-            self.trials = _histories(path)
+            self.trials, self.rules = _read(path)
             int(self.plan["steps"])  # `horizon` rests on it
         except (KeyError, TypeError, ValueError) as error:
             raise StudyError(f"the records of the study in {path} are damaged ({error})") from error
@@ -91,6 +94,13 @@ class Study:
     def judgement(self) -> Judgement:
         """The verdicts at the default tolerance; `diagnosis.verdict.judge` takes others."""
         return judge(self.trials, self.problem.chance, self.horizon)
+
+    @cached_property
+    def finding(self) -> Finding | None:
+        """The answer of `find`, as far as it was trained; None for the study of a sweep."""
+        if self.rules is None:
+            return None
+        return replay(self.rules, self.trials, self.problem.chance, str(self.path))
 
     @property
     def best(self) -> float | None:
@@ -229,7 +239,9 @@ def _facts(record: Mapping[str, Any]) -> ProblemFacts:
     )
 
 
-def _histories(path: Path) -> tuple[History, ...]:
+def _read(path: Path) -> tuple[tuple[History, ...], Rules | None]:
+    """The histories of the trials, and the rules of the last race."""
+    rules: Rules | None = None
     targets: dict[TrialId, int] = {}
     bursts: dict[TrialId, list[Burst]] = {}
     steps = StepsFile(path)
@@ -241,4 +253,6 @@ def _histories(path: Path) -> tuple[History, ...]:
         elif record["kind"] == "burst":
             burst = decode_burst(record, steps)
             bursts.setdefault(burst.trial, []).append(burst)
-    return tuple([merge(t, targets[t], bursts.pop(t, ())) for t in sorted(targets)])
+        elif record["kind"] == "race":
+            rules = Rules.from_record(record)
+    return tuple([merge(t, targets[t], bursts.pop(t, ())) for t in sorted(targets)]), rules

@@ -6,12 +6,13 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from etascope.checkpoints import Checkpoints
-from etascope.engines.base import Work
+from etascope.engines.base import Engine, Work
 from etascope.engines.choice import Rehearsal, choose_engine
 from etascope.engines.crew import Crew
 from etascope.environment import size
@@ -19,6 +20,7 @@ from etascope.journal import Journal
 from etascope.plan import Plan
 from etascope.problems.problem import Problem
 from etascope.records import Burst, TrialId
+from etascope.search.board import Rules
 from etascope.search.grid import remaining
 from etascope.state import Packed
 from etascope.study import Study, open_study
@@ -27,8 +29,11 @@ from etascope.study import Study, open_study
 class Progress(Protocol):
     """Is told how a study goes on; for display only, nothing depends on it."""
 
-    def begin(self, study: Study, waiting: Mapping[TrialId, int]) -> None:
-        """Training starts; `waiting` are the trials still to train and their targets."""
+    def begin(self, study: Study, waiting: Mapping[TrialId, int], why: str | None = None) -> None:
+        """Training starts; `waiting` are the trials still to train and their targets.
+
+        A race trains in rounds: each begins anew, and `why` says what for.
+        """
 
     def tick(self, trial: TrialId, step: int, loss: float, metric: float | None) -> None:
         """A step is done."""
@@ -46,81 +51,111 @@ class Progress(Protocol):
 class Silent:
     """Tells nobody."""
 
-    def begin(self, study: Study, waiting: Mapping[TrialId, int]) -> None: ...
+    def begin(
+        self, study: Study, waiting: Mapping[TrialId, int], why: str | None = None
+    ) -> None: ...
     def tick(self, trial: TrialId, step: int, loss: float, metric: float | None) -> None: ...
     def burst(self, burst: Burst) -> None: ...
     def note(self, text: str) -> None: ...
     def stopping(self) -> None: ...
 
 
+class Means(NamedTuple):
+    """What there is to train with: see `sweep` for engine, workers and address."""
+
+    engine: str
+    crew: Crew
+    cost: Rehearsal
+    workers: int | None
+    address: str | None
+
+
 class Training:
-    """The loop of one call of `sweep`.
+    """The loop of one call of `sweep` or `find`; a context manager, which frees the engine.
 
     Args:
         journal: of the study, open for writing.
         problem, plan: what is trained and how.
-        targets: the step that each trial is to reach.
+        means: what with.
         progress: is told how it goes.
     """
 
     def __init__(
-        self,
-        journal: Journal,
-        problem: Problem,
-        plan: Plan,
-        targets: Mapping[TrialId, int],
-        progress: Progress,
+        self, journal: Journal, problem: Problem, plan: Plan, means: Means, progress: Progress
     ) -> None:
         self._journal, self._problem, self._plan = journal, problem, plan
-        self._progress = progress
-        study = open_study(journal.directory)
-        asked = {h.trial: h.target for h in study.trials}
-        if any(asked.get(trial, 0) < target for trial, target in targets.items()):
-            journal.request(targets)
-            study = open_study(journal.directory)
-        self._study = study
-        self._waiting = remaining(targets, study.trials)
+        self._means, self._progress = means, progress
+        self._engine: Engine | None = None
+        self._held = ExitStack()
+        self.study = open_study(journal.directory)
+        self._waiting: dict[TrialId, int] = {}
         # The steps of the checkpoints: of every trial that has begun and may go on.
         self._kept = {
             h.trial: h.resume_step
-            for h in study.trials
+            for h in self.study.trials
             if h.resume_step and h.resume_step < plan.steps
         }
         self._checkpoints = Checkpoints(journal.directory)
         self._checkpoints.keep_only(self._kept)
 
-    def run(
-        self,
-        engine: str,
-        crew: Crew,
-        cost: Rehearsal,
-        *,
-        workers: int | None,
-        address: str | None,
-    ) -> None:
-        """Train until every trial is where it was asked to be; KeyboardInterrupt after Ctrl-C."""
-        if not self._waiting:
-            self._progress.begin(self._study, {})
-            return
-        steps = sum(t - self._kept.get(trial, 0) for trial, t in self._waiting.items())
-        chosen, line = choose_engine(
-            engine,
-            self._problem,
-            self._plan,
-            workers=workers,
-            crew=crew,
-            seconds=steps * cost.step_seconds,
-            address=address,
-        )
-        self._progress.note(line)
-        self._progress.note(self._disk(cost.state_bytes, chosen.at_once))
-        self._progress.begin(self._study, self._waiting)
-        with chosen, _interruptible(self._progress) as stop:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def aim(self, rules: Rules) -> None:
+        """Note the rules of the race that trials are trained for from here on."""
+        if self.study.rules != rules:
+            self._journal.aim(asdict(rules))
+            self.study = open_study(self._journal.directory)
+
+    def train(
+        self, targets: Mapping[TrialId, int], ahead: float = 0.0, why: str | None = None
+    ) -> Study:
+        """Train until every trial is where it is asked to be, and return the study.
+
+        Args:
+            targets: the step that each trial is to reach.
+            ahead: steps of work in all that later calls may ask for.
+            why: what they are trained for, in a line.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C.
+        """
+        asked = {h.trial: h.target for h in self.study.trials}
+        if any(asked.get(trial, 0) < target for trial, target in targets.items()):
+            self._journal.request(targets)
+            self.study = open_study(self._journal.directory)
+        self._waiting = remaining(targets, self.study.trials)
+        engine = self._hire(ahead) if self._waiting and self._engine is None else self._engine
+        self._progress.begin(self.study, self._waiting, why)
+        if engine is None or not self._waiting:
+            return self.study
+        with _interruptible(self._progress) as stop:
             work, tick = self._work(), self._progress.tick
-            for burst, state in chosen.run(work, tick=tick, stopping=stop.is_set):
+            for burst, state in engine.run(work, tick=tick, stopping=stop.is_set):
                 self._record(burst, state)
             if stop.is_set():
                 raise KeyboardInterrupt
+        self.study = open_study(self._journal.directory)
+        return self.study
+
+    def _hire(self, ahead: float) -> Engine:
+        steps = sum(t - self._kept.get(trial, 0) for trial, t in self._waiting.items())
+        chosen, line = choose_engine(
+            self._means.engine,
+            self._problem,
+            self._plan,
+            workers=self._means.workers,
+            crew=self._means.crew,
+            seconds=max(steps, ahead) * self._means.cost.step_seconds,
+            address=self._means.address,
+        )
+        self._engine = self._held.enter_context(chosen)
+        self._progress.note(line)
+        self._progress.note(self._disk(self._means.cost.state_bytes, chosen.at_once))
+        return self._engine
 
     def _work(self) -> Iterator[Work]:
         for trial, target in self._waiting.items():

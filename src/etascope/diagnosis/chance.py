@@ -27,6 +27,7 @@ CONSTANT = {
 }
 RISE = 4.0  # times the loss at the start
 EARLY = 10  # steps
+ALONE = 0.01  # level at which one trial is tested alone
 NOISE = 20.0  # usual changes from one step to the next, where the loss may be negative
 
 
@@ -92,6 +93,19 @@ def judge_alone(
             evidence={**_evidence(test, chance), **verdict.evidence},
         )
     return verdicts
+
+
+def failed(history: History, chance: Chance, step: int | None = None) -> bool:
+    """Whether a trial is not shown to be better than chance where it stands, or at `step`.
+
+    One trial at a time, at level 0.01; `judge_alone` corrects for how many there are. A trial that
+    became non-finite by `step` failed; one that was not evaluated there is not shown to be better.
+    """
+    end = history.failure
+    if end is not None and end.cause == "non-finite" and (step is None or end.step <= step):
+        return True
+    evaluation = history.evaluation("valid", step)
+    return evaluation is None or _tested(history, evaluation, chance).p >= ALONE
 
 
 def _of_failure(history: History) -> Verdict:

@@ -59,8 +59,12 @@ class ProcessesEngine:
     def run(
         self, work: Iterable[Work], *, tick: Tick | None = None, stopping: Stopping | None = None
     ) -> Iterator[Done]:
-        """Train each piece of work to its target, as many at a time as there are workers."""
+        """Train each piece of work to its target, as many at a time as there are workers.
+
+        Workers that are idle at the end wait for the next call; a stop or a cancel ends them all.
+        """
         jobs = (Job(piece) for piece in work)
+        stop = True
         try:
             while True:
                 stop = stopping is not None and stopping()
@@ -77,8 +81,12 @@ class ProcessesEngine:
                     done = self._listen(busy[connection], tick)
                     if done is not None:
                         yield done
+        except BaseException:
+            stop = True
+            raise
         finally:
-            self._crew.end()
+            if stop:
+                self._crew.end()
             self._retries.clear()
 
     def _give_work(self, jobs: Iterator[Job]) -> None:

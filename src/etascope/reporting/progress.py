@@ -15,6 +15,7 @@ from rich.text import Text
 
 from etascope.records import Burst, TrialId
 from etascope.study import Study
+from etascope.words import counted
 
 ROWS = 16  # trials shown at once; a terminal has so many lines to spare
 
@@ -61,17 +62,20 @@ class TerminalProgress:
 
     # What the coordinator tells --------------------------------------------------------------
 
-    def begin(self, study: Study, waiting: Mapping[TrialId, int]) -> None:
-        """Take up where the study stands."""
+    def begin(self, study: Study, waiting: Mapping[TrialId, int], why: str | None = None) -> None:
+        """Take up where the study stands; in a race, with the next round."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
         self._metric = study.problem.metric or "metric"
         steps = {h.trial: h.step for h in study.trials}
         self._rows = {t: _Row(steps.get(t, 0), target) for t, target in waiting.items()}
         self._steps_before = sum(row.step for row in self._rows.values())
         self._began = time.monotonic()
         resumed = f", {self._steps_before} steps already done" if self._steps_before else ""
-        self._console.print(
-            f"{len(self._rows)} trials to train{resumed}; study in {study.path}", highlight=False
-        )
+        trials = f"{counted(len(self._rows), 'trial')} to train{resumed}"
+        told = f"{why}: {trials}" if why else f"{trials}; study in {study.path}"
+        self._console.print(told, highlight=False, soft_wrap=True)
         if self._console.is_terminal and self._rows:
             self._live = Live(get_renderable=self._table, console=self._console, transient=True)
             self._live.start()

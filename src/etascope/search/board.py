@@ -1,0 +1,233 @@
+"""What a race has seen so far, and what follows from it for a single rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from etascope.records import TrialId
+from etascope.search.edge import Edge, Sign, find_edge
+
+OPTIMISTIC, PESSIMISTIC = 1.5, 0.5  # times the fall per doubling of time that was last seen
+FULL = 0.99  # of the peak: the schedule has reached it
+SPACING = 0.5  # decades between two rates of a ladder that goes on beyond its end
+
+
+class Outcome(NamedTuple):
+    """A trial at the step it was asked to reach, or where it ended before.
+
+    `score` is lower for better, infinite where the training ended; `failed` says that it is not
+    shown to be better than chance, `ended` that it cannot go on, and `why` for what reason.
+    """
+
+    step: int
+    score: float
+    failed: bool
+    ended: bool
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a race rests on.
+
+    Attributes:
+        ladder: the rates to look at first, ascending.
+        stops: the steps at which rates are compared, ascending; the last is the horizon.
+        budget: what may be spent, in full trainings.
+        chance: the score of knowing nothing.
+        tolerance: the share of chance minus best by which a rate may be worse and still be good.
+        reach: how much of the full rate the schedule has reached by each stop, ascending to 1.
+        seed: the first seed; fresh ones count on from it.
+        objective: what is scored: the held-out `loss`, or the `metric`.
+        higher_is_better: whether a larger metric is the better one; scores are its negative then.
+    """
+
+    ladder: tuple[float, ...]
+    stops: tuple[int, ...]
+    budget: float
+    chance: float
+    tolerance: float = 0.02
+    reach: tuple[float, ...] = ()
+    seed: int = 0
+    objective: str = "loss"
+    higher_is_better: bool = True
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Rules:
+        """The rules that a journal holds; raises KeyError, TypeError or ValueError for others."""
+        given = {field.name: record[field.name] for field in fields(cls)}
+        ladder = tuple(float(lr) for lr in given.pop("ladder"))
+        stops = tuple(int(step) for step in given.pop("stops"))
+        reach = tuple(float(share) for share in given.pop("reach"))
+        return cls(ladder=ladder, stops=stops, reach=reach, **given)
+
+    @property
+    def horizon(self) -> int:
+        """The steps of a full training."""
+        return self.stops[-1]
+
+    @property
+    def last(self) -> int:
+        """The number of the last stop."""
+        return len(self.stops) - 1
+
+    @property
+    def peak(self) -> int:
+        """The first stop after the look by which the schedule has reached the full rate."""
+        past = (stop for stop in range(1, self.last) if self.reach[stop] >= FULL)
+        return next(past, self.last)
+
+    def share(self, stop: int) -> float:
+        """The share of the horizon that a stop is."""
+        return self.stops[stop] / self.horizon
+
+
+class Board:
+    """The outcomes of a race so far, and what follows from them."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.ladder = list(rules.ladder)
+        self.at: dict[TrialId, dict[int, Outcome]] = {}
+
+    def take(self, outcomes: Mapping[TrialId, Mapping[int, Outcome]]) -> None:
+        """Note the outcomes of a round; a trial that ended stands there for good."""
+        for trial, found in outcomes.items():
+            stops = self.at.setdefault(trial, {})
+            stops |= found
+            last = stops[max(stops)]
+            if last.ended:
+                stops |= dict.fromkeys(range(max(stops), self.rules.last + 1), last)
+
+    # What was seen ----------------------------------------------------------------------------
+
+    def outcome(self, lr: float, stop: int, seed: int | None = None) -> Outcome | None:
+        """Where a trial stood at a stop; None if it was not there."""
+        trial = TrialId(lr, self.rules.seed if seed is None else seed)
+        return self.at.get(trial, {}).get(stop)
+
+    def score(self, lr: float, stop: int, seed: int | None = None) -> float:
+        """The score of a trial at a stop; infinite if it was not there."""
+        found = self.outcome(lr, stop, seed)
+        return math.inf if found is None else found.score
+
+    def rates(self, stop: int, seed: int | None = None) -> list[float]:
+        """The rates that were at a stop, ascending."""
+        seed = self.rules.seed if seed is None else seed
+        return sorted(t.lr for t, stops in self.at.items() if t.seed == seed and stop in stops)
+
+    def leader(self, stop: int) -> float | None:
+        """The rate with the lowest score at a stop; None if none has a finite one."""
+        rates = [lr for lr in self.rates(stop) if math.isfinite(self.score(lr, stop))]
+        return min(rates, key=lambda lr: self.score(lr, stop), default=None)
+
+    def furthest(self, lr: float, seed: int | None = None) -> int | None:
+        """The last stop that a trial was at; None if it has not begun."""
+        trial = TrialId(lr, self.rules.seed if seed is None else seed)
+        return max(self.at.get(trial, {}), default=None)
+
+    def neighbour(self, lr: float, side: int) -> float:
+        """The next rate of the ladder; beyond its end, the ladder goes on in half decades."""
+        place = self.ladder.index(lr) + side
+        if 0 <= place < len(self.ladder):
+            return self.ladder[place]
+        further = float(f"{lr * 10 ** (SPACING * side):.6g}")
+        self.ladder.insert(0 if side < 0 else len(self.ladder), further)
+        return further
+
+    def falls(self, lr: float, stop: int) -> tuple[float, float]:
+        """How far the score fell per doubling of time: since the stop before, and on average.
+
+        What lies above chance is a spike, and no measure of how fast a training learns.
+        """
+        at = self.at[TrialId(lr, self.rules.seed)]
+        steps, chance = self.rules.stops, self.rules.chance
+        before = sorted(s for s in at if s < stop)
+        if not before:
+            return 0.0, 0.0
+        last, mean = (
+            max(0.0, min(at[start].score, chance) - min(at[stop].score, chance))
+            / math.log2(steps[stop] / steps[start])
+            for start in (before[-1], before[0])
+        )
+        return last, mean
+
+    def projected(self, lr: float, stop: int, falls: float) -> float:
+        """The score at the horizon if it goes on falling, `falls` times as steep as so far.
+
+        The optimist (`falls` above 1) takes the steeper of the two falls, the pessimist the
+        flatter one. A rate that was at one stop only has shown none: an optimist knows no bound.
+        """
+        score = self.score(lr, stop)
+        if stop == self.rules.last or not math.isfinite(score):
+            return score
+        if falls > 1 and len(self.at[TrialId(lr, self.rules.seed)]) == 1:
+            return -math.inf
+        fall = (max if falls > 1 else min)(self.falls(lr, stop))
+        return score - falls * fall * math.log2(1 / self.rules.share(stop))
+
+    def hopeless(self, lr: float) -> bool:
+        """Whether a rate need not be trained on: it ended, or even optimism does not save it."""
+        stop = self.furthest(lr)
+        if stop is None:
+            return False
+        score = self.score(lr, stop)
+        if not math.isfinite(score) or stop == 0:
+            return not math.isfinite(score)
+        leader = self.leader(stop)
+        assert leader is not None
+        return self.projected(lr, stop, OPTIMISTIC) > self.projected(leader, stop, PESSIMISTIC)
+
+    # What it costs ----------------------------------------------------------------------------
+
+    def reached(self, trial: TrialId) -> int:
+        """The step that a trial has reached."""
+        return max((outcome.step for outcome in self.at.get(trial, {}).values()), default=0)
+
+    def price(self, trial: TrialId, stop: int) -> float:
+        """What taking a trial to a stop costs at most, in full trainings."""
+        if any(outcome.ended for outcome in self.at.get(trial, {}).values()):
+            return 0.0
+        return max(0, self.rules.stops[stop] - self.reached(trial)) / self.rules.horizon
+
+    @property
+    def spent(self) -> float:
+        """What was trained, in full trainings."""
+        return sum(self.reached(trial) for trial in self.at) / self.rules.horizon
+
+    @property
+    def left(self) -> float:
+        """What may still be trained, in full trainings."""
+        return self.rules.budget - self.spent + 1e-9
+
+    # What is known of the edge ----------------------------------------------------------------
+
+    def edge(self) -> Edge:
+        """Where training breaks, from every trial past the peak of the schedule."""
+        return find_edge(self.signs())
+
+    def signs(self) -> list[Sign]:
+        """What each trial says of the edge, by where it stands.
+
+        A rate below the best that has not left chance yet is slow, and says nothing. Before the
+        schedule has reached the full rate a trial speaks of the rate that it has reached, and
+        during the look only one that stands above chance says anything.
+        """
+        rules = self.rules
+        leaders = [self.leader(stop) for stop in range(rules.last + 1)]
+        best = next((lr for lr in reversed(leaders) if lr is not None), 0.0)
+        signs = []
+        for trial, stops in self.at.items():
+            stop = max(stops)
+            outcome = stops[stop]
+            if outcome.failed and trial.lr < best:
+                continue
+            if outcome.ended:
+                if outcome.failed:
+                    signs.append(Sign(trial.lr, 1.0, True))
+            elif stop > 0 or outcome.score > rules.chance:
+                signs.append(Sign(trial.lr * rules.reach[stop], rules.share(stop), outcome.failed))
+        return signs

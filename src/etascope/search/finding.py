@@ -1,0 +1,245 @@
+"""The finding: what a race has to say to the user, worked out from the records alone.
+
+A race is replayed over the histories of a study. What it asks for and does not find there is what
+is to be trained next; where it ends, or where the records do, stands the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from etascope.diagnosis.chance import failed
+from etascope.errors import UsageError
+from etascope.records import Chance, History, ProblemFacts
+from etascope.search.answer import doubts, good_rates, response, suggestion
+from etascope.search.board import Board, Outcome, Rules
+from etascope.search.edge import Edge
+from etascope.search.race import NARROW, Round, race
+from etascope.words import counted, listed, number, rate
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A rate of a race: how far it was trained, with how many seeds, and how it stands.
+
+    `expected` is the score at the horizon as the response has it; None where it did not get far
+    enough to say.
+    """
+
+    lr: float
+    steps: int
+    seeds: int
+    score: float
+    failed: bool
+    expected: float | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer of `find`.
+
+    Attributes:
+        lr: the rate to use; None if no rate learned.
+        band: the lowest and the highest rate that are as good, or None. Trained rates bound each
+            end: `band_low` and `band_high` are (outside, inside) and (inside, outside), with None
+            where the band reaches the border of what was trained.
+        edge: where training breaks half of the time, with a 90 % interval.
+        status: `resolved`, or `unresolved` for the reason given.
+        reason: what the status rests on; for `unresolved` what would settle it.
+        cost: what was trained for it, in full trainings; never more than `budget`.
+        budget: what might have been.
+        needed: the budget that would probably settle it; None where it is settled.
+        safety: decades from the rate up to the edge; None where no edge is known.
+        note: how far below the edge the rate lies, and how well that is known, in words.
+        loss: the score expected at `lr`, of `chance`: the held-out loss, or the metric, negative
+            where higher is better.
+        chance: the score of knowing nothing.
+        objective: `loss` or `metric`.
+        tolerance: the share of chance minus best by which a rate in the band may be worse.
+        rates: every rate that was trained, ascending.
+        study: the directory of the study that it rests on.
+    """
+
+    lr: float | None
+    band: tuple[float, float] | None
+    band_low: tuple[float | None, float] | None
+    band_high: tuple[float, float | None] | None
+    edge: Edge
+    status: Literal["resolved", "unresolved"]
+    reason: str
+    cost: float
+    budget: float
+    needed: float | None
+    safety: float | None
+    note: str
+    loss: float | None
+    chance: float
+    objective: str
+    tolerance: float
+    rates: tuple[Standing, ...]
+    study: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The finding as plain values: what `etascope find --json` prints (docs/json.md)."""
+        return {**asdict(self), "edge": self.edge._asdict()}
+
+
+def follow(
+    rules: Rules, histories: Iterable[History], chance: Chance
+) -> tuple[Board, Round | None]:
+    """Replay a race over records: the board, and the round that is still to be trained, if any."""
+    known = {history.trial: history for history in histories}
+    board = Board(rules)
+    play = race(board)
+    try:
+        asked = next(play)
+        while True:
+            outcomes = {
+                trial: _outcomes(rules, known.get(trial), target, chance)
+                for trial, target in asked.targets.items()
+            }
+            if not all(outcomes.values()):
+                return board, asked
+            asked = play.send(outcomes)
+    except StopIteration:
+        return board, None
+
+
+def _outcomes(
+    rules: Rules, history: History | None, target: int, chance: Chance
+) -> dict[int, Outcome]:
+    """Where a trial stood at each stop up to its target; empty if it was not trained so far."""
+    found: dict[int, Outcome] = {}
+    for stop, step in enumerate(rules.stops):
+        if history is None or step > target:
+            break
+        end = history.failure
+        if end is not None and end.step <= step:
+            found[stop] = Outcome(end.step, math.inf, end.cause == "non-finite", True, end.message)
+            return found
+        evaluation = history.evaluation("valid", step)
+        if evaluation is None:
+            return {}
+        value = evaluation.loss if rules.objective == "loss" else evaluation.metric
+        assert value is not None
+        score = -value if rules.objective == "metric" and rules.higher_is_better else value
+        found[stop] = Outcome(step, score, failed(history, chance, step), False)
+    return found
+
+
+def chance_score(facts: ProblemFacts, objective: str) -> float:
+    """The score of knowing nothing, lower for better.
+
+    Raises:
+        UsageError: for the metric of a problem where that is not known.
+    """
+    if objective == "loss":
+        return facts.chance.loss
+    if facts.metric is None:
+        raise UsageError("objective metric needs a problem with a metric; give it one, or use loss")
+    if not facts.chance.majority:
+        raise UsageError(
+            "objective metric needs class labels, to know what the metric of knowing nothing is; "
+            "use loss"
+        )
+    share = facts.chance.majority[-1][1]
+    return -share if facts.higher_is_better else share
+
+
+def conclude(board: Board, waiting: Round | None = None) -> Finding:
+    """What the board says, as it stands.
+
+    Args:
+        board: of a race.
+        waiting: what is still to be trained, where the race was cut off.
+    """
+    rules, lr, edge = board.rules, suggestion(board), board.edge()
+    open_ = doubts(board)
+    found = response(board)
+    ends = None if lr is None else good_rates(board, lr)
+    reasons = [doubt.reason for doubt in open_]
+    needed = board.spent + sum(doubt.price for doubt in open_) if open_ else None
+    if waiting is not None:
+        reasons.insert(0, f"it was stopped before the budget was used ({waiting.why} is next)")
+    if lr is None:
+        reasons = [_nothing(board)]
+    settled = not reasons
+    return Finding(
+        lr=lr,
+        band=None if ends is None else (ends[0].lr, ends[1].lr),
+        band_low=None if ends is None else (ends[0].outside, ends[0].inside),
+        band_high=None if ends is None else (ends[1].inside, ends[1].outside),
+        edge=edge,
+        status="resolved" if settled else "unresolved",
+        reason=_why(board, lr) if settled else listed(reasons),
+        cost=board.spent,
+        budget=rules.budget,
+        needed=None if settled or needed is None else math.ceil(10 * needed) / 10,
+        safety=None if lr is None or edge.lr is None else math.log10(edge.lr / lr),
+        note=_safety(lr, edge),
+        loss=min(found.values(), default=None) if lr is not None else None,
+        chance=rules.chance,
+        objective=rules.objective,
+        tolerance=rules.tolerance,
+        rates=tuple(_standings(board, found)),
+    )
+
+
+def _why(board: Board, lr: float | None) -> str:
+    last, first = board.rules.last, board.rules.seed
+    seeds = [t.seed for t, at in board.at.items() if t.lr == lr and last in at and t.seed != first]
+    return (
+        f"{counted(len(board.rates(last)), 'rate')} trained to the horizon leave no neighbour that "
+        f"could be better, and {counted(len(seeds), 'fresh seed')} confirms it"
+    )
+
+
+def _nothing(board: Board) -> str:
+    """Why there is no rate to suggest."""
+    rules = board.rules
+    if not board.at:
+        return "the budget is too small for a first look over the ladder"
+    if board.leader(0) is None:
+        smallest = min(board.at)
+        end = board.at[smallest][0]
+        return f"every rate failed; the smallest, {rate(smallest.lr)}: {end.why}"
+    if not board.rates(rules.last):
+        return "the budget was used up before any rate was trained to the horizon"
+    return "no rate that was trained to the horizon did better than knowing nothing"
+
+
+def _safety(lr: float | None, edge: Edge) -> str:
+    if lr is None:
+        return ""
+    if edge.lr is None:
+        return f"nothing failed up to {rate(_two(edge.low))}: no edge is known"
+    known = f"the edge lies between {rate(_two(edge.low))} and {rate(_two(edge.high))} (90 %)"
+    if edge.low == 0:
+        known = f"the edge lies below {rate(_two(edge.high))}"
+    factor = edge.lr / lr
+    warning = "" if factor > 3 else "; that is close: warm up, or use the lower end of the band"
+    wide = "" if edge.decades <= NARROW else ", which a larger budget would narrow"
+    return f"training breaks about {number(factor, 2)} times higher: {known}{wide}{warning}"
+
+
+def _two(lr: float) -> float:
+    return float(f"{lr:.2g}")
+
+
+def _standings(board: Board, found: Mapping[float, float]) -> Iterable[Standing]:
+    for lr in sorted({trial.lr for trial in board.at}):
+        trials = [trial for trial in board.at if trial.lr == lr]
+        furthest = max(trials, key=lambda t: (max(board.at[t]), -t.seed))
+        last = board.at[furthest][max(board.at[furthest])]
+        seeds, expected = len(trials), found.get(lr)
+        yield Standing(lr, board.reached(furthest), seeds, last.score, last.failed, expected)
+
+
+def replay(
+    rules: Rules, histories: Iterable[History], chance: Chance, study: str | None = None
+) -> Finding:
+    """The finding of a study, as far as it was trained."""
+    return replace(conclude(*follow(rules, histories, chance)), study=study)
