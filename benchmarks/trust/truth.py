@@ -2,8 +2,8 @@
 
     python benchmarks/trust/truth.py [--work DIR] [TASK ...]
 
-Trains what is not trained yet (studies in DIR, by default studies/trust/truth; it may be cut off and
-started again) and writes what the benchmark reads to `data/truth/TASK.json`.
+Trains what is not trained yet (studies in DIR, by default studies/trust/truth; it may be cut off
+and started again) and writes what the benchmark reads to `data/truth/TASK.json`.
 """
 
 from __future__ import annotations

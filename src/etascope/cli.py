@@ -7,15 +7,17 @@ import gc
 import io
 import os
 import sys
+from collections.abc import Callable
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 import etascope as es
 from etascope.errors import EtascopeError, UsageError
 from etascope.plan import (
+    BUDGET,
     ENGINES,
     LADDER,
     PRECISIONS,
@@ -27,6 +29,8 @@ from etascope.plan import (
     parse_lrs,
     tenths,
 )
+
+T = TypeVar("T")
 
 app = typer.Typer(
     add_completion=False,
@@ -53,6 +57,13 @@ Address = Annotated[
     typer.Option(help="A running Ray cluster, for engine ray; one of this machine if none."),
 ]
 Precision = Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")]
+Optimizer = Annotated[str, typer.Option(help="The optimizer's name.")]
+Schedule = Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULES)}.")]
+Clip = Annotated[float | None, typer.Option(help="The largest gradient norm.")]
+Accumulate = Annotated[int, typer.Option(help="Batches a step.")]
+WeightDecay = Annotated[float | None, typer.Option(help="The optimizer's own if none.")]
+ProbeEvery = Annotated[int, typer.Option(help="Steps between training-batch metrics.")]
+RungExamples = Annotated[int, typer.Option(help="Held-out examples used at rungs.")]
 Seeds = Annotated[int, typer.Option(help="How many seeds each rate is trained with.")]
 
 
@@ -85,7 +96,8 @@ def demo(
     targets = demo_targets(steps, parse_lrs(lrs) if lrs else LADDER)
     problem = es.get_problem("mnist-cnn", data=data, keep_prob=keep_prob)
     rungs = {*tenths(steps), *targets.values()}
-    study = _train(
+    study = _told(
+        es.sweep,
         problem,
         targets,
         steps=steps,
@@ -113,19 +125,13 @@ def sweep(
     steps: Annotated[int | None, typer.Option(help="The horizon, in optimizer steps.")] = None,
     epochs: Annotated[int | None, typer.Option(help="The horizon, in passes over train.")] = None,
     seeds: Seeds = 1,
-    optimizer: Annotated[str, typer.Option(help="The optimizer's name.")] = str(Plan.optimizer),
-    schedule: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULES)}.")] = str(
-        Plan.schedule
-    ),
-    clip: Annotated[float | None, typer.Option(help="The largest gradient norm.")] = None,
-    accumulate: Annotated[int, typer.Option(help="Batches a step.")] = Plan.accumulate,
-    weight_decay: Annotated[float | None, typer.Option(help="The optimizer's own if none.")] = None,
-    probe_every: Annotated[
-        int, typer.Option(help="Steps between training-batch metrics.")
-    ] = Plan.probe_every,
-    rung_examples: Annotated[
-        int, typer.Option(help="Held-out examples used at rungs.")
-    ] = Plan.rung_examples,
+    optimizer: Optimizer = str(Plan.optimizer),
+    schedule: Schedule = str(Plan.schedule),
+    clip: Clip = None,
+    accumulate: Accumulate = Plan.accumulate,
+    weight_decay: WeightDecay = None,
+    probe_every: ProbeEvery = Plan.probe_every,
+    rung_examples: RungExamples = Plan.rung_examples,
     precision: Precision = "float32",
     engine: EngineOption = "auto",
     workers: Workers = None,
@@ -136,7 +142,8 @@ def sweep(
 ) -> None:
     """Train a problem at several learning rates, paired by seed."""
     rates = parse_lrs(lrs) if lrs else logspace(1e-5, 1, 11)
-    study = _train(
+    study = _told(
+        es.sweep,
         es.get_problem(problem, data=data, keep_prob=keep_prob),
         rates,
         steps=STEPS if steps is None and epochs is None else steps,
@@ -160,6 +167,77 @@ def sweep(
     typer.echo(f"\nThe study is in {study.path}; etascope report {study.path} draws it")
     # Where no trial ended by itself or by its rate, there is nothing to be learned from the study.
     if all(h.failure is not None and h.failure.cause != "non-finite" for h in study.trials):
+        raise typer.Exit(1)
+
+
+@app.command()
+def find(
+    problem: ProblemArgument,
+    steps: Annotated[int | None, typer.Option(help="The horizon, in optimizer steps.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="The horizon, in passes over train.")] = None,
+    budget: Annotated[
+        float, typer.Option(help="What it may cost at most, in trainings of the full horizon.")
+    ] = BUDGET,
+    optimizer: Optimizer = str(Plan.optimizer),
+    schedule: Schedule = str(Plan.schedule),
+    clip: Clip = None,
+    accumulate: Accumulate = Plan.accumulate,
+    weight_decay: WeightDecay = None,
+    lrs: Annotated[
+        list[str] | None,
+        typer.Option(help="The rates to begin with, 1e-5:10:13 if none; others follow."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The first seed; fresh ones count on from it.")] = 0,
+    objective: Annotated[
+        str, typer.Option(help="What is to be best on held-out examples: loss or metric.")
+    ] = "loss",
+    tolerance: Annotated[
+        float, typer.Option(help="How much worse still is as good: a share of chance minus best.")
+    ] = 0.02,
+    probe_every: ProbeEvery = Plan.probe_every,
+    rung_examples: RungExamples = Plan.rung_examples,
+    precision: Precision = "float32",
+    engine: EngineOption = "auto",
+    workers: Workers = None,
+    address: Address = None,
+    data: Data = None,
+    keep_prob: KeepProb = None,
+    json: Annotated[bool, typer.Option("--json", help="The finding, for a script.")] = False,
+    out: Out = None,
+) -> None:
+    """Find the learning rate for a horizon, by a race of real trainings."""
+    given = {"lrs": parse_lrs(lrs)} if lrs else {}
+    finding = _told(
+        es.find,
+        es.get_problem(problem, data=data, keep_prob=keep_prob),
+        steps=STEPS if steps is None and epochs is None else steps,
+        epochs=epochs,
+        budget=budget,
+        optimizer=optimizer,
+        schedule=schedule,
+        clip=clip,
+        accumulate=accumulate,
+        weight_decay=weight_decay,
+        seed=seed,
+        objective=objective,
+        tolerance=tolerance,
+        probe_every=probe_every,
+        rung_examples=rung_examples,
+        precision=precision,
+        engine=engine,
+        workers=workers,
+        address=address,
+        out=out,
+        **given,
+    )
+    if json:
+        from etascope.encoding import to_json
+
+        typer.echo(dumps(to_json(finding.to_dict()), indent=1, allow_nan=False))
+    else:
+        _show(es.open_study(finding.study))
+        typer.echo(f"\nThe study is in {finding.study}; etascope report {finding.study} draws it")
+    if finding.lr is None:
         raise typer.Exit(1)
 
 
@@ -220,7 +298,7 @@ def graph(
     tensorboard: Annotated[
         Path | None, typer.Option(help="Also write it for TensorBoard's graph tab here.")
     ] = None,
-    optimizer: Annotated[str, typer.Option(help="The optimizer's name.")] = str(Plan.optimizer),
+    optimizer: Optimizer = str(Plan.optimizer),
     data: Data = None,
     keep_prob: KeepProb = None,
 ) -> None:
@@ -250,7 +328,7 @@ def graph(
 @app.command()
 def callstack(
     problem: ProblemArgument = "mnist-cnn",
-    optimizer: Annotated[str, typer.Option(help="The optimizer's name.")] = str(Plan.optimizer),
+    optimizer: Optimizer = str(Plan.optimizer),
     threads: Annotated[
         int | None, typer.Option(help="How many torch may use; its own if none.")
     ] = None,
@@ -293,12 +371,13 @@ def problems() -> None:
         typer.echo(f"  {name:14} {spec.summary}")
 
 
-def _train(problem: es.Problem, lrs: Any, **options: Any) -> es.Study:
+def _told(call: Callable[..., T], *given: Any, **options: Any) -> T:
+    """Call `es.sweep` or `es.find` and show how it goes."""
     from etascope.reporting.progress import TerminalProgress
 
     try:
         with TerminalProgress() as progress:
-            return es.sweep(problem, lrs, progress=progress, **options)
+            return call(*given, progress=progress, **options)
     except KeyboardInterrupt:
         typer.echo("etascope: stopped; the same command goes on from here", err=True)
         raise typer.Exit(130) from None

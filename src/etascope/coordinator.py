@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from etascope.arguments import check_out, positive, whole
+from etascope.arguments import check_out, items, positive, whole
 from etascope.engines.choice import recruit, rehearse
 from etascope.errors import UsageError
 from etascope.factories import check_factories, lr_course
@@ -139,6 +139,7 @@ def find(
     seed: int = 0,
     objective: str = "loss",
     tolerance: float = 0.02,
+    rungs: Iterable[int] = (),
     probe_every: int = 10,
     rung_examples: int = 1000,
     precision: str = "float32",
@@ -167,6 +168,8 @@ def find(
         objective: `loss`, the held-out loss, or `metric`.
         tolerance: the share of (chance minus best) by which a rate may be worse and still count
             as good.
+        rungs: steps at which trials are evaluated and saved too, beside those at which the race
+            compares them: 1/32, 1/8, 1/4 and 1/2 of the horizon.
         engine, workers, address, out, progress: see `sweep`.
 
     Returns:
@@ -189,7 +192,7 @@ def find(
         >>> finding.band[0] <= finding.lr < finding.edge.lr, finding.cost <= finding.budget
         (True, True)
     """
-    problem = _problem(problem)
+    problem, further = _problem(problem), items(rungs) or ()
     plan = Plan(
         steps=_horizon(problem, steps, epochs, accumulate),
         optimizer=optimizer,
@@ -197,6 +200,7 @@ def find(
         clip=clip,
         accumulate=accumulate,
         weight_decay=weight_decay,
+        rungs=further or rungs,  # type: ignore[arg-type]
         probe_every=probe_every,
         rung_examples=rung_examples,
         precision=precision,
@@ -208,7 +212,7 @@ def find(
     (seed,) = check_seeds([seed])
     check_factories(problem, plan, max(ladder))
     stops, reach = stops_of(lr_course(problem, plan))
-    plan = replace(plan, rungs=stops)
+    plan = replace(plan, rungs=(*stops, *further))
     request = _Request(engine, workers, address, _directory(out, problem, plan, "find-"), progress)
     trials = [TrialId(lr, seed) for lr in ladder]
     work = budget * plan.steps

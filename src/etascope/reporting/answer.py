@@ -8,6 +8,7 @@ from typing import NamedTuple
 from etascope.diagnosis.chance import beats_untrained_only
 from etascope.diagnosis.verdict import TOLERANCE
 from etascope.records import History, Verdict
+from etascope.reporting import found
 from etascope.reporting.words import counted, listed, number, rate, share
 from etascope.study import Study
 
@@ -31,6 +32,9 @@ def answer(study: Study) -> Answer:
     """What the study says about the learning rate, with its numbers and its limits."""
     if not any(h.step or h.failure for h in study.trials):
         return Answer("Nothing has been trained yet.", (), ())
+    if study.finding is not None:
+        said = found.sentences(study.finding, study.horizon)
+        return Answer(found.headline(study.finding), tuple(said), tuple(_ended(study.trials)))
     sentences = [_fails(study), _slow(study), _unsettled(study)]
     if study.best is None:
         headline = _none_learned(study)

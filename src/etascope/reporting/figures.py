@@ -18,7 +18,8 @@ from etascope.reporting.words import number, rate, share
 
 Trace = dict[str, Any]
 MANY = 60  # points from which on they are drawn smaller
-INK, MUTED, FAINT, BAND = "var(--ink)", "var(--muted)", "var(--faint)", "var(--band)"
+INK, MUTED, FAINT = "var(--ink)", "var(--muted)", "var(--faint)"
+BAND, EDGE = "var(--band)", "var(--edge)"
 
 
 class Figure(NamedTuple):
@@ -118,7 +119,7 @@ def response_figure(view: Response, field: str) -> Figure | None:
     lrs = [p.lr for p in view.points]
     left, right = log_range(lrs) or (0.0, 1.0)
     ends = (10**left, 10**right)
-    traces = [*_band(view, bottom, top), *_common(view, loss)]
+    traces = [*_edge(view, bottom, top), *_band(view, bottom, top), *_common(view, loss)]
     if level is not None:
         knowing = (
             f"{view.chance_name}: {number(level)}" if loss else f"commonest class: {share(level)}"
@@ -156,6 +157,17 @@ def _band(view: Response, bottom: float, top: float) -> list[Trace]:
     fill: Trace = {"fill": "toself", "fillcolor": BAND}
     corners = ((low, high, high, low, low), (bottom, bottom, top, top, bottom))
     return [line(*corners, BAND, width=0, **fill)]
+
+
+def _edge(view: Response, bottom: float, top: float) -> list[Trace]:
+    """The interval in which training breaks."""
+    if view.edge is None:
+        return []
+    fill: Trace = {"fill": "toself", "fillcolor": EDGE}
+    rates = [point.lr for point in view.points]
+    low, high = (min(max(lr, min(rates)), max(rates)) for lr in view.edge)
+    corners = ((low, high, high, low, low), (bottom, bottom, top, top, bottom))
+    return [line(*corners, EDGE, width=0, **fill)]
 
 
 def _common(view: Response, loss: bool) -> list[Trace]:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from etascope.reporting.axes import log_range, log_ticks, plain_range
 from etascope.reporting.ends import ends
 from etascope.reporting.palette import MARKS, rate_colour, scale
@@ -19,7 +21,8 @@ from etascope.reporting.words import number, rate, share
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK, MUTED, FAINT, GRID, BAND = "#16191d", "#6a717b", "#a9afb8", "#ececea", "#009e73"
+INK, MUTED, FAINT, GRID = "#16191d", "#6a717b", "#a9afb8", "#ececea"
+BAND, EDGE = "#009e73", "#d55e00"
 LABELLED = 8  # rates that are labelled at their lines; more of them get a colour bar
 FEW = 24  # trials that are drawn with every point and a trend
 
@@ -196,6 +199,9 @@ def key(ax: Axes, columns: int) -> None:
 
 
 def _band(ax: Axes, view: Response) -> None:
+    if view.edge is not None:
+        rates = [point.lr for point in view.points]
+        ax.axvspan(*np.clip(view.edge, min(rates), max(rates)), color=EDGE, alpha=0.1, lw=0)
     if view.band is not None:
         low, high = view.band
         wide = 1.07 if low == high else 1.0

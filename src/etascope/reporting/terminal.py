@@ -8,9 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from etascope.reporting.answer import answer
+from etascope.reporting.found import standing
 from etascope.reporting.palette import MARKS
 from etascope.reporting.rates import Row, Spread, table
 from etascope.reporting.words import number, rate, share
+from etascope.search.finding import Finding
 from etascope.study import Study
 
 STYLES = {
@@ -29,6 +31,8 @@ def summary(study: Study) -> RenderableType:
     Loss and metric are those on held-out examples, `test` the metric on the test examples, `peak`
     the largest training loss.
     """
+    if study.finding is not None:
+        return _race(study, study.finding)
     said = answer(study)
     rows = table(study)
     metric = study.problem.metric or "metric"
@@ -54,6 +58,29 @@ def summary(study: Study) -> RenderableType:
         reasons,
         "",
         *(Padding(Text(f"note: {caveat}", style="dim"), 0) for caveat in said.caveats),
+    )
+
+
+def _race(study: Study, finding: Finding) -> RenderableType:
+    """The answer of `find`, and one line a rate of its race."""
+    said = answer(study)
+    columns = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    score = "loss" if finding.objective == "loss" else study.problem.metric or "metric"
+    for name in ("rate", "seeds", "steps", score):
+        columns.add_column(name, justify="right", no_wrap=True)
+    columns.add_column("in the race", no_wrap=True)
+    turned = -1 if finding.objective == "metric" and study.problem.higher_is_better else 1
+    for found in finding.rates:
+        told = standing(finding, found)
+        style = "bold green" if told == "suggested" else "green" if told == "as good" else ""
+        cells = [rate(found.lr), str(found.seeds), str(found.steps), number(turned * found.score)]
+        columns.add_row(*cells, Text(told, style=style))
+    return Group(
+        Text(said.headline, style="bold"),
+        *map(Text, said.sentences),
+        "",
+        columns,
+        *(Text(f"note: {caveat}", style="dim") for caveat in said.caveats),
     )
 
 

@@ -79,8 +79,9 @@ class Common(NamedTuple):
 
 
 class Response(NamedTuple):
-    """What each rate came to.
+    """What each rate came to. `best` and `band` are those of the finding where there is one.
 
+    `edge` is its interval around the rate where training breaks.
     `chance` is the loss of knowing nothing, or where that is not known of the untrained network,
     as `chance_name` says; `majority` is the metric of always naming the commonest class.
     """
@@ -94,6 +95,7 @@ class Response(NamedTuple):
     higher_is_better: bool
     best: float | None
     band: tuple[float, float] | None
+    edge: tuple[float, float] | None
     horizon: int
 
 
@@ -157,8 +159,9 @@ def response(study: Study) -> Response:
                 broken=history.failure is not None or bool(evaluation and loss is None),
             )
         )
-    chance = study.problem.chance
+    chance, finding = study.problem.chance, study.finding
     majority = chance.majority
+    edge = finding.edge if finding is not None else None
     counted = any(e.correct is not None for h in study.trials for e in h.evaluations)
     return Response(
         points=tuple(points),
@@ -168,8 +171,9 @@ def response(study: Study) -> Response:
         majority=max(majority)[1] if majority and counted else None,
         metric=study.problem.metric,
         higher_is_better=study.problem.higher_is_better,
-        best=study.best,
-        band=study.band,
+        best=study.best if finding is None else finding.lr,
+        band=study.band if finding is None else finding.band,
+        edge=None if edge is None or edge.lr is None else (edge.low, edge.high),
         horizon=study.horizon,
     )
 

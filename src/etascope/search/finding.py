@@ -80,7 +80,7 @@ class Finding:
     objective: str
     tolerance: float
     rates: tuple[Standing, ...]
-    study: str | None = None
+    study: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as plain values: what `etascope find --json` prints (docs/json.md)."""
@@ -222,7 +222,8 @@ def _safety(lr: float | None, edge: Edge) -> str:
     factor = edge.lr / lr
     warning = "" if factor > 3 else "; that is close: warm up, or use the lower end of the band"
     wide = "" if edge.decades <= NARROW else ", which a larger budget would narrow"
-    return f"training breaks about {number(factor, 2)} times higher: {known}{wide}{warning}"
+    times = f"{factor:.2g}" if factor < 100 else number(round(factor))
+    return f"training breaks about {times} times higher: {known}{wide}{warning}"
 
 
 def _two(lr: float) -> float:
@@ -238,8 +239,6 @@ def _standings(board: Board, found: Mapping[float, float]) -> Iterable[Standing]
         yield Standing(lr, board.reached(furthest), seeds, last.score, last.failed, expected)
 
 
-def replay(
-    rules: Rules, histories: Iterable[History], chance: Chance, study: str | None = None
-) -> Finding:
+def replay(rules: Rules, histories: Iterable[History], chance: Chance, study: str = "") -> Finding:
     """The finding of a study, as far as it was trained."""
     return replace(conclude(*follow(rules, histories, chance)), study=study)

@@ -101,6 +101,8 @@ def race(board: Board) -> Play:
         What is to be trained, which never costs more than the budget. Send the outcomes.
     """
     yield from _look(board)
+    if board.leader(0) is None:
+        return
     for stop in range(1, board.rules.last + 1):
         yield from _heat(board, stop)
     yield from _bracket(board)
@@ -126,9 +128,15 @@ def _train(
 def _look(board: Board) -> Play:
     """A few steps over the whole ladder: every decade of it, then around the best.
 
-    Where the best lies at the end of the ladder, the ladder goes on.
+    Where the best lies at the end of the ladder, the ladder goes on; so it does downward where
+    every rate failed, for as many decades as were tried.
     """
     yield from _train(board, [*board.ladder[::2], board.ladder[-1]], 0, "a look over the ladder")
+    for _ in board.rates(0):
+        if board.leader(0) is not None:
+            break
+        lower = board.neighbour(board.neighbour(board.ladder[0], -1), -1)
+        yield from _train(board, [lower], 0, "a look further down, since every rate failed")
     while (leader := board.leader(0)) is not None:
         around = [board.neighbour(leader, side) for side in (-1, 1)]
         new = [lr for lr in around if board.outcome(lr, 0) is None]
