@@ -15,7 +15,7 @@ from etascope.factories import check_factories, lr_course
 from etascope.journal import Journal
 from etascope.opening import open_or_begin
 from etascope.plan import BUDGET, ENGINES, Plan, check_seeds, check_targets, logspace
-from etascope.problems.checks import check_parts, gather_facts
+from etascope.problems.checks import Parts, check_parts, gather_facts
 from etascope.problems.problem import Problem
 from etascope.problems.registry import get_problem
 from etascope.records import TrialId
@@ -117,7 +117,8 @@ def sweep(
         precision=precision,
     )
     targets = targets_of(check_targets(lrs, plan.steps), check_seeds(seeds))
-    request = _Request(engine, workers, address, _directory(out, problem, plan), progress)
+    directory = _directory(out, problem, plan)
+    request = _Request(check_parts(problem), engine, workers, address, directory, progress)
     with _training(problem, plan, request, list(targets), sum(targets.values())) as training:
         study = training.train(targets)
     study.source = problem, plan
@@ -208,12 +209,15 @@ def find(
     ladder = ladder_of(check_targets(lrs, plan.steps))
     if objective not in ("loss", "metric"):
         raise UsageError(f"objective is {objective!r}; choose loss or metric")
+    if objective == "metric" and problem.metric is None:
+        raise UsageError("objective metric needs a problem with a metric; give it one, or use loss")
     budget, tolerance = positive("budget", budget), positive("tolerance", tolerance)
     (seed,) = check_seeds([seed])
-    check_factories(problem, plan, max(ladder))
+    parts = check_parts(problem)
     stops, reach = stops_of(lr_course(problem, plan))
     plan = replace(plan, rungs=(*stops, *further))
-    request = _Request(engine, workers, address, _directory(out, problem, plan, "find-"), progress)
+    directory = _directory(out, problem, plan, "find-")
+    request = _Request(parts, engine, workers, address, directory, progress)
     trials = [TrialId(lr, seed) for lr in ladder]
     work = budget * plan.steps
     with _training(problem, plan, request, trials, work) as training:
@@ -251,8 +255,9 @@ def _race(training: Training, rules: Rules, work: float) -> Study:
 
 
 class _Request(NamedTuple):
-    """Where and with what is to be trained: see `sweep`."""
+    """The parts of the problem, checked; where and with what to train it: see `sweep`."""
 
+    parts: Parts
     engine: str
     workers: int | None
     address: str | None
@@ -271,14 +276,13 @@ def _training(
         trials: those to begin with.
         steps: about how many there are to train in all.
     """
-    engine, workers, address, directory, progress = request
+    parts, engine, workers, address, directory, progress = request
     if engine not in ENGINES:
         raise UsageError(f"no engine is called {engine!r}; choose from {', '.join(ENGINES)}")
     if workers is not None:
         workers = whole("workers", workers, least=1)
     if address is not None and engine != "ray":
         raise UsageError(f"address is of a Ray cluster, and engine is {engine!r}; use engine ray")
-    parts = check_parts(problem)
     with recruit(engine, problem, workers, len(trials), parts.step_seconds * steps) as crew:
         facts = gather_facts(problem, parts, plan.rung_examples)
         check_factories(problem, plan, max(trial.lr for trial in trials))

@@ -43,8 +43,10 @@ def lr_course(problem: Problem, plan: Plan) -> list[float]:
     if plan.schedule == "constant":
         return [1.0] * plan.steps
     with undisturbed(problem.torch_device):
-        optimizer = plan.make_optimizer(problem.make_model(0), 1e-3)
-        schedule = plan.make_schedule(optimizer)
+        with named("optimizer"):
+            optimizer = plan.make_optimizer(problem.make_model(0), 1e-3)
+        with named("schedule"):
+            schedule = plan.make_schedule(optimizer)
         rates = []
         for step in range(plan.steps):
             rates.append(max(float(group["lr"]) for group in optimizer.param_groups))

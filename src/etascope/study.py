@@ -140,6 +140,7 @@ class Study:
             "plan": self.plan,
             "environment": self.environment,
             "best": None if self.best is None else {"lr": self.best, "band": self.band},
+            "finding": None if self.finding is None else self.finding.to_dict(),
             "rates": [{"lr": lr, "verdict": _verdict(v)} for lr, v in self.verdicts.items()],
             "trials": [self._trial(history) for history in self.trials],
         }

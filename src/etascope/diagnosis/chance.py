@@ -96,16 +96,22 @@ def judge_alone(
 
 
 def failed(history: History, chance: Chance, step: int | None = None) -> bool:
-    """Whether a trial is not shown to be better than chance where it stands, or at `step`.
+    """Whether the held-out loss is not shown to be below chance, at the end or at `step`.
 
-    One trial at a time, at level 0.01; `judge_alone` corrects for how many there are. A trial that
-    became non-finite by `step` failed; one that was not evaluated there is not shown to be better.
+    A loss may be far above that of knowing nothing while the accuracy is not bad: then the trial
+    failed all the same. Only where no loss of knowing nothing is known, but the accuracy of it
+    is, the accuracy decides. One trial at a time, at level 0.01; `judge_alone` corrects for how
+    many there are. A trial that became non-finite by `step` failed.
     """
     end = history.failure
     if end is not None and end.cause == "non-finite" and (step is None or end.step <= step):
         return True
     evaluation = history.evaluation("valid", step)
-    return evaluation is None or _tested(history, evaluation, chance).p >= ALONE
+    if evaluation is None:
+        return True
+    test = _tested(history, evaluation, chance)
+    p = test.p_loss if test.p_loss is not None else test.p_accuracy
+    return p is None or p >= ALONE
 
 
 def _of_failure(history: History) -> Verdict:

@@ -76,19 +76,27 @@ def suggestion(board: Board) -> float | None:
 
 
 def contenders_left(board: Board) -> list[float]:
-    """The neighbours of the best rate that could still be better, the more promising first."""
-    last = board.rules.last
+    """The rates that could still be better than the best one, the more promising first.
+
+    Where the best one learned these are neighbours of it; where it did not, all that were seen to
+    do better than chance.
+    """
+    last, chance = board.rules.last, board.rules.chance
     leader = board.leader(last)
     if leader is None:
         return []
-    around = [board.neighbour(leader, side) for side in (-1, 1)]
+    if board.score(leader, last) < chance:
+        around = [board.neighbour(leader, side) for side in (-1, 1)]
+    else:
+        around = [lr for lr in board.rates(0) if _seen(board, lr) < chance]
     open_ = [lr for lr in around if board.outcome(lr, last) is None and not board.hopeless(lr)]
+    return sorted(open_, key=lambda lr: _seen(board, lr))
 
-    def promise(lr: float) -> float:
-        stop = board.furthest(lr)
-        return math.inf if stop is None else board.projected(lr, stop, 1.0)
 
-    return sorted(open_, key=promise)
+def _seen(board: Board, lr: float) -> float:
+    """What a rate is expected to score, by where it stands; infinite before it began."""
+    stop = board.furthest(lr)
+    return math.inf if stop is None else board.projected(lr, stop, 1.0)
 
 
 def good_rates(board: Board, lr: float) -> tuple[End, End]:

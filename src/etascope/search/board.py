@@ -170,16 +170,27 @@ class Board:
         return score - falls * fall * math.log2(1 / self.rules.share(stop))
 
     def hopeless(self, lr: float) -> bool:
-        """Whether a rate need not be trained on: it ended, or even optimism does not save it."""
-        stop = self.furthest(lr)
+        """Whether a rate need not be trained on: it ended, or even optimism does not save it.
+
+        It is measured against the best rate at the horizon, and before one is there against a
+        pessimist's view of the leader at its own stop; as long as no rate there is better than
+        chance, none is hopeless.
+        """
+        stop, best = self.furthest(lr), self.leader(self.rules.last)
         if stop is None:
             return False
         score = self.score(lr, stop)
         if not math.isfinite(score) or stop == 0:
             return not math.isfinite(score)
-        leader = self.leader(stop)
-        assert leader is not None
-        return self.projected(lr, stop, OPTIMISTIC) > self.projected(leader, stop, PESSIMISTIC)
+        if best is not None:
+            bar = min(self.score(best, self.rules.last), self.rules.chance)
+        else:
+            leader = self.leader(stop)
+            assert leader is not None
+            if self.score(leader, stop) >= self.rules.chance:
+                return False
+            bar = self.projected(leader, stop, PESSIMISTIC)
+        return self.projected(lr, stop, OPTIMISTIC) > bar
 
     # What it costs ----------------------------------------------------------------------------
 

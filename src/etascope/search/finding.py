@@ -138,8 +138,6 @@ def chance_score(facts: ProblemFacts, objective: str) -> float:
     """
     if objective == "loss":
         return facts.chance.loss
-    if facts.metric is None:
-        raise UsageError("objective metric needs a problem with a metric; give it one, or use loss")
     if not facts.chance.majority:
         raise UsageError(
             "objective metric needs class labels, to know what the metric of knowing nothing is; "
@@ -160,12 +158,10 @@ def conclude(board: Board, waiting: Round | None = None) -> Finding:
     open_ = doubts(board)
     found = response(board)
     ends = None if lr is None else good_rates(board, lr)
-    reasons = [doubt.reason for doubt in open_]
+    reasons = [doubt.reason for doubt in open_] if lr is not None else [_nothing(board)]
     needed = board.spent + sum(doubt.price for doubt in open_) if open_ else None
     if waiting is not None:
-        reasons.insert(0, f"it was stopped before the budget was used ({waiting.why} is next)")
-    if lr is None:
-        reasons = [_nothing(board)]
+        reasons = [f"it was stopped before it was done ({waiting.why} is next)"]
     settled = not reasons
     return Finding(
         lr=lr,

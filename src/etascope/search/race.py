@@ -29,6 +29,7 @@ SEEDS = 5  # at most, however large the budget
 NARROW = 0.5  # decades: an edge known that well is settled
 NEAR = 0.15  # decades: trials that speak of the same place
 LEAST = 3  # steps of the look
+BEYOND = 5  # decades that the ladder may go on beyond its ends
 CLOSEST = 0.8  # of the spacing of a ladder: rates that lie closer are left out
 EDGE_TRIALS = 16  # at most, to place the edge
 
@@ -128,20 +129,20 @@ def _train(
 def _look(board: Board) -> Play:
     """A few steps over the whole ladder: every decade of it, then around the best.
 
-    Where the best lies at the end of the ladder, the ladder goes on; so it does downward where
-    every rate failed, for as many decades as were tried.
+    Where the best lies at the end of the ladder, the ladder goes on, and downward where every rate
+    failed; but not without end, since there may be nothing to learn.
     """
     yield from _train(board, [*board.ladder[::2], board.ladder[-1]], 0, "a look over the ladder")
-    for _ in board.rates(0):
+    for _ in range(BEYOND):
         if board.leader(0) is not None:
             break
         lower = board.neighbour(board.neighbour(board.ladder[0], -1), -1)
         yield from _train(board, [lower], 0, "a look further down, since every rate failed")
-    while (leader := board.leader(0)) is not None:
+    for _ in range(round(BEYOND / SPACING)):
+        if (leader := board.leader(0)) is None:
+            return
         around = [board.neighbour(leader, side) for side in (-1, 1)]
         new = [lr for lr in around if board.outcome(lr, 0) is None]
-        if not new:
-            return
         yield from _train(board, new, 0, f"a look around {rate(leader)}")
         if all(board.outcome(lr, 0) is None for lr in new):
             return
@@ -175,9 +176,12 @@ def _contenders(board: Board, stop: int) -> list[float]:
     if leader is None:
         return []
     if before == 0:
-        # The look is too short for more than to say where to begin.
+        # The look is too short for more than to say where to begin. A larger rate that stands
+        # above chance while others are below it is on its way out.
+        chance = board.rules.chance
         around = [leader, board.neighbour(leader, -1), board.neighbour(leader, 1)]
-        return [lr for lr in around if lr <= leader or board.score(lr, 0) <= board.rules.chance]
+        learned = board.score(leader, 0) < chance
+        return [lr for lr in around if lr <= leader or not learned or board.score(lr, 0) <= chance]
     rates = [lr for lr in board.rates(before) if not board.hopeless(lr)]
     return sorted(rates, key=lambda lr: (board.projected(lr, before, 1.0), lr))
 
