@@ -16,6 +16,7 @@ from etascope.journal import Journal
 from etascope.opening import open_or_begin
 from etascope.plan import BUDGET, ENGINES, Plan, check_seeds, check_targets, logspace
 from etascope.problems.checks import Parts, check_parts, gather_facts
+from etascope.problems.owned import own_step
 from etascope.problems.problem import Problem
 from etascope.problems.registry import get_problem
 from etascope.records import TrialId
@@ -106,7 +107,7 @@ def sweep(
     problem = _problem(problem)
     plan = Plan(
         steps=_horizon(problem, steps, epochs, accumulate),
-        optimizer=optimizer,
+        optimizer=own_step if problem.owns_step else optimizer,
         schedule=schedule,
         clip=clip,
         accumulate=accumulate,
@@ -196,7 +197,7 @@ def find(
     problem, further = _problem(problem), items(rungs) or ()
     plan = Plan(
         steps=_horizon(problem, steps, epochs, accumulate),
-        optimizer=optimizer,
+        optimizer=own_step if problem.owns_step else optimizer,
         schedule=schedule,
         clip=clip,
         accumulate=accumulate,
@@ -281,6 +282,10 @@ def _training(
         raise UsageError(f"no engine is called {engine!r}; choose from {', '.join(ENGINES)}")
     if workers is not None:
         workers = whole("workers", workers, least=1)
+    owned = {"schedule": "constant", "clip": None, "accumulate": 1, "weight_decay": None}
+    for name, plain in owned.items():
+        if problem.owns_step and getattr(plan, name) != plain:
+            raise UsageError(f"{name} is for others: this problem owns its step, so set it there")
     if address is not None and engine != "ray":
         raise UsageError(f"address is of a Ray cluster, and engine is {engine!r}; use engine ray")
     with recruit(engine, problem, workers, len(trials), parts.step_seconds * steps) as crew:

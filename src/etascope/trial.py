@@ -183,7 +183,8 @@ class Trial:
         for batch in batches:
             with self.precision():
                 loss = self.problem.loss(self.model, batch) / len(batches)
-            loss.backward()  # type: ignore[no-untyped-call]
+            if not self.problem.owns_step:
+                loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from etascope.arguments import finite, whole
 from etascope.errors import UsageError
 from etascope.problems.batches import Batch, Source, examples_in, make_source, to_device
 from etascope.problems.layout import with_channels_last
+from etascope.problems.owned import Owned, loss_of, metric_of
 from etascope.randomness import seed_everything
 from etascope.records import Evaluation, Split
 
@@ -77,6 +79,7 @@ class Problem:
     batch_size: int = 50
     name: str = "problem"
     reference: str | None = None
+    owns_step: bool = field(default=False, init=False)
     sources: dict[Literal["train", "valid", "test"], Source] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -98,6 +101,64 @@ class Problem:
         if self.test is not None:
             sources["test"] = make_source(self.test, size, self.collate, "test")
         object.__setattr__(self, "sources", sources)
+
+    @classmethod
+    def from_step(
+        cls,
+        make_state: Callable[[float], dict[str, Any]],
+        step: Callable[[dict[str, Any], Batch], Any],
+        evaluate: Callable[[dict[str, Any], Batch], Any],
+        *,
+        train: Any,
+        valid: Any,
+        metric: Callable[[dict[str, Any], Batch], Any] | None = None,
+        **more: Any,
+    ) -> Problem:
+        """A problem that owns its step: two optimizers, an adversary, a loop of one's own.
+
+        Args:
+            make_state: from a learning rate to a dict of objects with a `state_dict`: the modules,
+                and the optimizers, schedulers or scalers that train them. Called after seeding.
+            step: `(state, batch) -> loss`; takes a whole training step, backward and update too.
+            evaluate: `(state, batch) -> loss` on held-out examples, without gradients.
+            train, valid: as of a `Problem`.
+            metric: optional, `(state, batch) -> one value per example, or a scalar`.
+            more: further arguments of `Problem`.
+
+        Raises:
+            UsageError: as `Problem` does.
+
+        Example:
+            >>> import torch
+            >>> def make_state(lr):
+            ...     model = torch.nn.Linear(1, 1)
+            ...     return {"model": model, "sgd": torch.optim.SGD(model.parameters(), lr=lr)}
+            >>> def evaluate(state, batch):
+            ...     return (state["model"](batch[0]) - batch[1]).square().mean()
+            >>> def step(state, batch):
+            ...     loss = evaluate(state, batch)
+            ...     state["sgd"].zero_grad()
+            ...     loss.backward()
+            ...     state["sgd"].step()
+            ...     return loss
+            >>> x = torch.linspace(-1, 1, 64)[:, None]
+            >>> problem = Problem.from_step(
+            ...     make_state, step, evaluate, train=(x, 3 * x), valid=(x, 3 * x), batch_size=16
+            ... )
+        """
+        for name, part in {"make_state": make_state, "step": step, "evaluate": evaluate}.items():
+            if not callable(part):
+                raise UsageError(f"{name} is a {type(part).__name__}; it must be a function")
+        problem = cls(
+            model=partial(Owned, make_state),
+            loss=loss_of(step, evaluate),
+            train=train,
+            valid=valid,
+            metric=None if metric is None else metric_of(metric),
+            **more,
+        )
+        object.__setattr__(problem, "owns_step", True)
+        return problem
 
     @property
     def torch_device(self) -> torch.device:

@@ -17,7 +17,7 @@ class Quadratic(nn.Module):
     """`½ Σ h (w - z)²` for each example z, from w = 0; the curvatures h reach from 10 to 0.01.
 
     Example:
-        >>> float(Quadratic()(torch.zeros(3, 20)).sum())
+        >>> Quadratic()(torch.zeros(3, 20)).sum().item()
         0.0
     """
 
