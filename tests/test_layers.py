@@ -33,6 +33,7 @@ LAYERS = [
     "training",
     "opening",
     "coordinator",
+    "ranging",
     "reporting",
     "cli",
 ]

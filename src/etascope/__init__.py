@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from etascope.plan import Plan, logspace
     from etascope.problems.problem import Problem
     from etascope.problems.registry import get_problem
+    from etascope.ranging import range_test
     from etascope.reporting.drawings import graph
     from etascope.reporting.html import report
     from etascope.reporting.inside import look_inside
@@ -43,6 +44,7 @@ _HOMES = {
     "look_inside": "reporting.inside",
     "open_study": "study",
     "plot": "reporting.plots",
+    "range_test": "ranging",
     "report": "reporting.html",
     "sweep": "coordinator",
 }
@@ -65,6 +67,7 @@ __all__ = [
     "look_inside",
     "open_study",
     "plot",
+    "range_test",
     "report",
     "sweep",
 ]

@@ -241,6 +241,47 @@ def find(
         raise typer.Exit(1)
 
 
+@app.command("range-test")
+def range_test(
+    problem: ProblemArgument,
+    optimizer: Optimizer = str(Plan.optimizer),
+    low: Annotated[float, typer.Option(help="The first rate.")] = 1e-7,
+    high: Annotated[float, typer.Option(help="The last rate.")] = 10.0,
+    steps: Annotated[int, typer.Option(help="Steps from the first to the last.")] = 100,
+    seeds: Seeds = 3,
+    clip: Clip = None,
+    accumulate: Accumulate = Plan.accumulate,
+    weight_decay: WeightDecay = None,
+    precision: Precision = "float32",
+    data: Data = None,
+    keep_prob: KeepProb = None,
+    json: Annotated[bool, typer.Option("--json", help="Curves too, for a script.")] = False,
+) -> None:
+    """Run the classic range test: the rate rises while a short training runs."""
+    found = es.range_test(
+        es.get_problem(problem, data=data, keep_prob=keep_prob),
+        optimizer=optimizer,
+        low=low,
+        high=high,
+        steps=steps,
+        seeds=seeds,
+        clip=clip,
+        accumulate=accumulate,
+        weight_decay=weight_decay,
+        precision=precision,
+    )
+    if json:
+        from etascope.encoding import to_json
+
+        typer.echo(dumps(to_json(found.to_dict()), indent=1, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from etascope.reporting.terminal import curve_table
+
+    Console().print(curve_table(found))
+
+
 @app.command()
 def show(
     study: StudyArgument,

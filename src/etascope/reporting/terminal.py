@@ -13,6 +13,7 @@ from etascope.reporting.palette import MARKS
 from etascope.reporting.rates import Row, Spread, table
 from etascope.reporting.words import number, rate, share
 from etascope.search.finding import Finding
+from etascope.search.range_test import RangeTest
 from etascope.study import Study
 
 STYLES = {
@@ -82,6 +83,23 @@ def _race(study: Study, finding: Finding) -> RenderableType:
         columns,
         *(Text(f"note: {caveat}", style="dim") for caveat in said.caveats),
     )
+
+
+def curve_table(found: RangeTest) -> RenderableType:
+    """The suggestions of a range test, by seed, and how far to trust them."""
+    columns = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    columns.add_column("rule")
+    columns.add_column("rate", justify="right")
+    columns.add_column("by seed", justify="right")
+    rules = {
+        "steepest": found.steepest,
+        "valley": found.valley,
+        "minimum / 10": found.minimum,
+    }
+    for name, said in rules.items():
+        each = ", ".join("none" if lr is None else f"{lr:.2g}" for lr in said.each)
+        columns.add_row(name, "none" if said.lr is None else f"{said.lr:.2g}", each)
+    return Group(columns, "", Text(f"{found.note[0].upper()}{found.note[1:]}."))
 
 
 def _cells(row: Row) -> list[str | Text]:
