@@ -58,6 +58,10 @@ Address = Annotated[
 ]
 Precision = Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")]
 Optimizer = Annotated[str, typer.Option(help="The optimizer's name.")]
+Optimizers = Annotated[
+    list[str] | None,
+    typer.Option("--optimizer", help="The optimizer's name; repeated, all of them are compared."),
+]
 Schedule = Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULES)}.")]
 Clip = Annotated[float | None, typer.Option(help="The largest gradient norm.")]
 Accumulate = Annotated[int, typer.Option(help="Batches a step.")]
@@ -125,7 +129,7 @@ def sweep(
     steps: Annotated[int | None, typer.Option(help="The horizon, in optimizer steps.")] = None,
     epochs: Annotated[int | None, typer.Option(help="The horizon, in passes over train.")] = None,
     seeds: Seeds = 1,
-    optimizer: Optimizer = str(Plan.optimizer),
+    optimizers: Optimizers = None,
     schedule: Schedule = str(Plan.schedule),
     clip: Clip = None,
     accumulate: Accumulate = Plan.accumulate,
@@ -142,14 +146,15 @@ def sweep(
 ) -> None:
     """Train a problem at several learning rates, paired by seed."""
     rates = parse_lrs(lrs) if lrs else logspace(1e-5, 1, 11)
-    study = _told(
+    studies = _each(
         es.sweep,
+        optimizers,
+        out,
         es.get_problem(problem, data=data, keep_prob=keep_prob),
         rates,
         steps=STEPS if steps is None and epochs is None else steps,
         epochs=epochs,
         seeds=seeds,
-        optimizer=optimizer,
         schedule=schedule,
         clip=clip,
         accumulate=accumulate,
@@ -160,13 +165,15 @@ def sweep(
         engine=engine,
         workers=workers,
         address=address,
-        out=out,
     )
-    _show(study)
-    es.look_inside(study)  # while the problem is at hand, for every report from now on
-    typer.echo(f"\nThe study is in {study.path}; etascope report {study.path} draws it")
+    for study in studies:
+        _show(study)
+        es.look_inside(study)  # while the problem is at hand, for every report from now on
+        typer.echo(f"\nThe study is in {study.path}; etascope report {study.path} draws it")
+    _show_compared(studies)
     # Where no trial ended by itself or by its rate, there is nothing to be learned from the study.
-    if all(h.failure is not None and h.failure.cause != "non-finite" for h in study.trials):
+    trials = [history for study in studies for history in study.trials]
+    if all(h.failure is not None and h.failure.cause != "non-finite" for h in trials):
         raise typer.Exit(1)
 
 
@@ -178,7 +185,7 @@ def find(
     budget: Annotated[
         float, typer.Option(help="What it may cost at most, in trainings of the full horizon.")
     ] = BUDGET,
-    optimizer: Optimizer = str(Plan.optimizer),
+    optimizers: Optimizers = None,
     schedule: Schedule = str(Plan.schedule),
     clip: Clip = None,
     accumulate: Accumulate = Plan.accumulate,
@@ -207,13 +214,14 @@ def find(
 ) -> None:
     """Find the learning rate for a horizon, by a race of real trainings."""
     given = {"lrs": parse_lrs(lrs)} if lrs else {}
-    finding = _told(
+    findings = _each(
         es.find,
+        optimizers,
+        out,
         es.get_problem(problem, data=data, keep_prob=keep_prob),
         steps=STEPS if steps is None and epochs is None else steps,
         epochs=epochs,
         budget=budget,
-        optimizer=optimizer,
         schedule=schedule,
         clip=clip,
         accumulate=accumulate,
@@ -227,17 +235,21 @@ def find(
         engine=engine,
         workers=workers,
         address=address,
-        out=out,
         **given,
     )
     if json:
         from etascope.encoding import to_json
 
-        typer.echo(dumps(to_json(finding.to_dict()), indent=1, allow_nan=False))
+        plain = [to_json(finding.to_dict()) for finding in findings]
+        typer.echo(dumps(plain if optimizers and len(optimizers) > 1 else plain[0], indent=1))
     else:
-        _show(es.open_study(finding.study))
-        typer.echo(f"\nThe study is in {finding.study}; etascope report {finding.study} draws it")
-    if finding.lr is None:
+        for finding in findings:
+            _show(es.open_study(finding.study))
+            typer.echo(
+                f"\nThe study is in {finding.study}; etascope report {finding.study} draws it"
+            )
+        _show_compared([es.open_study(finding.study) for finding in findings])
+    if all(finding.lr is None for finding in findings):
         raise typer.Exit(1)
 
 
@@ -300,7 +312,7 @@ def show(
 
 @app.command()
 def report(
-    study: StudyArgument,
+    studies: Annotated[list[Path], typer.Argument(help="A study directory; several are compared.")],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="The file; report.html in the study if none.")
     ] = None,
@@ -309,9 +321,14 @@ def report(
         Path | None, typer.Option(help="Also write TensorBoard event files here.")
     ] = None,
 ) -> None:
-    """Write the report of a study: one HTML file that works offline."""
-    opened = es.open_study(study)
-    typer.echo(es.report(opened, out or study / "report.html"))
+    """Write the report of a study, or of several optimizers: one HTML file that works offline."""
+    if len(studies) > 1:
+        if plots is not None or tensorboard is not None:
+            raise UsageError("--plots and --tensorboard are of one study; name one")
+        typer.echo(es.report(studies, out or Path("comparison.html")))
+        return
+    opened = es.open_study(studies[0])
+    typer.echo(es.report(opened, out or studies[0] / "report.html"))
     if plots is not None:
         from etascope.reporting.plots import save_plots
 
@@ -422,6 +439,42 @@ def _told(call: Callable[..., T], *given: Any, **options: Any) -> T:
     except KeyboardInterrupt:
         typer.echo("etascope: stopped; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
+
+
+def _each(
+    call: Callable[..., T],
+    optimizers: list[str] | None,
+    out: Path | None,
+    problem: es.Problem,
+    *given: Any,
+    **options: Any,
+) -> list[T]:
+    """Call `es.sweep` or `es.find` for each optimizer; several go to folders of their own."""
+    from etascope.optim.registry import get_optimizer
+
+    names = list(dict.fromkeys(optimizers or [str(Plan.optimizer)]))
+    for name in names:
+        get_optimizer(name)  # before any of them trains
+    answers = []
+    for name in names:
+        folder = out / name if out is not None and len(names) > 1 else out
+        answers.append(_told(call, problem, *given, optimizer=name, out=folder, **options))
+    return answers
+
+
+def _show_compared(studies: list[es.Study]) -> None:
+    """The table of several optimizers, and how to draw it."""
+    if len(studies) < 2:
+        return
+    from rich.console import Console
+
+    from etascope.reporting.compared import compare
+    from etascope.reporting.terminal import comparison_table
+
+    typer.echo()
+    Console().print(comparison_table(compare(studies)))
+    paths = " ".join(str(study.path) for study in studies)
+    typer.echo(f"\netascope report {paths} -o FILE.html draws it")
 
 
 def _show(study: es.Study) -> None:

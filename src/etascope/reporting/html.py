@@ -7,6 +7,7 @@ them too: the answer, the table and the texts are plain HTML, only the figures a
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from etascope.errors import StudyError
 from etascope.inspection.look import Look
 from etascope.journal import write_atomically
 from etascope.reporting import drawings, inside, views, words
+from etascope.reporting.compared import Comparison, compare, comparison_figure, headline
 from etascope.reporting.figures import Figure, response_figure, schedule_figure
 from etascope.reporting.lines import curves_figure, pair_figures
 from etascope.reporting.page import TEMPLATES, VENDOR, embedded, environment, script
@@ -23,22 +25,29 @@ from etascope.study import Study, open_study
 PLOTLY = VENDOR / "plotly-basic.min.js"
 
 
-def report(study: Study | str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
+def report(
+    study: Study | str | os.PathLike[str] | Sequence[Study | str | os.PathLike[str]],
+    path: str | os.PathLike[str],
+) -> Path:
     """Write the report of a study as one HTML file that works offline.
 
     Args:
-        study: from `sweep` or `open_study`, or its directory; finished or not.
+        study: from `sweep` or `open_study`, or its directory; finished or not. Of several studies,
+            of one problem with several optimizers, the report is their comparison.
         path: the file; it is replaced as a whole or not at all.
 
     Returns:
         The path of the file.
 
     Raises:
-        UsageError: if `study` is no study.
+        UsageError: if `study` is no study, or studies cannot be compared.
         StudyError: if the file cannot be written.
     """
     target = Path(path)
-    page = render(open_study(study)).encode()
+    if isinstance(study, Sequence) and not isinstance(study, str):
+        page = render_comparison(compare([open_study(one) for one in study])).encode()
+    else:
+        page = render(open_study(study)).encode()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, page)
@@ -47,6 +56,26 @@ def report(study: Study | str | os.PathLike[str], path: str | os.PathLike[str]) 
             f"cannot write the report to {target}: {error.strerror or error}; name another file"
         ) from error
     return target
+
+
+def render_comparison(found: Comparison) -> str:
+    """The page of several optimizers as text."""
+    from markupsafe import Markup
+
+    figure = comparison_figure(found)
+    scripts = [script(PLOTLY), script(TEMPLATES / "page.js")]
+    return (
+        environment()
+        .get_template("comparison.html")
+        .render(
+            found=found,
+            headline=headline(found),
+            figures={figure.name: figure},
+            data=Markup(embedded({figure.name: {"data": figure.data, "layout": figure.layout}})),
+            scripts=[Markup(part.text) for part in scripts],
+            allowed=" ".join(part.allowed for part in scripts),
+        )
+    )
 
 
 def render(study: Study) -> str:

@@ -8,6 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from etascope.reporting.answer import answer
+from etascope.reporting.compared import Comparison
+from etascope.reporting.compared import headline as compared_headline
 from etascope.reporting.found import standing
 from etascope.reporting.palette import MARKS
 from etascope.reporting.rates import Row, Spread, table
@@ -100,6 +102,28 @@ def curve_table(found: RangeTest) -> RenderableType:
         each = ", ".join("none" if lr is None else f"{lr:.2g}" for lr in said.each)
         columns.add_row(name, "none" if said.lr is None else f"{said.lr:.2g}", each)
     return Group(columns, "", Text(f"{found.note[0].upper()}{found.note[1:]}."))
+
+
+def comparison_table(found: Comparison) -> RenderableType:
+    """One line an optimizer: its best rate, what else is as good, and what missing it costs."""
+    columns = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    columns.add_column("optimizer", no_wrap=True)
+    for name in ("best", "as good", "decades", "loss", "sensitivity"):
+        columns.add_column(name, justify="right", no_wrap=True)
+    columns.add_column("settled")
+    for row in found.rows:
+        columns.add_row(
+            row.name,
+            "none" if row.lr is None else rate(row.lr),
+            "" if row.band is None else f"{row.band[0]:.2g} to {row.band[1]:.2g}",
+            "" if row.decades is None else f"{row.decades:.2f}",
+            "" if row.loss is None else number(row.loss),
+            "" if row.sensitivity is None else number(row.sensitivity),
+            "yes" if row.settled else "no",
+        )
+    reach = f"from {rate(found.reach[0])} to {rate(found.reach[1])}"
+    note = f"Sensitivity: the loss that a rate drawn at random {reach} is expected to lose."
+    return Group(Text(compared_headline(found), style="bold"), "", columns, "", Text(note, "dim"))
 
 
 def _cells(row: Row) -> list[str | Text]:
