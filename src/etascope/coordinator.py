@@ -14,7 +14,7 @@ from etascope.errors import UsageError
 from etascope.factories import check_factories, lr_course
 from etascope.journal import Journal
 from etascope.opening import open_or_begin
-from etascope.plan import BUDGET, ENGINES, Plan, check_seeds, check_targets, logspace
+from etascope.plan import BUDGET, ENGINES, Plan, check_seeds, check_targets
 from etascope.problems.checks import Parts, check_parts, gather_facts
 from etascope.problems.owned import own_step
 from etascope.problems.problem import Problem
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from etascope.plan import OptimizerFactory, ScheduleFactory
 
-LADDER = logspace(1e-5, 10, 13)  # where `find` begins
+# Where `find` begins: about half decades, in rates that can be typed.
+LADDER = tuple(float(f"{k}e{e}") for e in range(-5, 2) for k in (1, 3))[:-1]
 
 
 def sweep(

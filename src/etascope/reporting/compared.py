@@ -55,8 +55,8 @@ class Comparison(NamedTuple):
 def compare(studies: Sequence[Study]) -> Comparison:
     """Compare studies that differ in the optimizer.
 
-    Sensitivity is taken over the rates that all of them have tried, from the lowest to the
-    highest.
+    Sensitivity is taken over the rates of which all of them know how they end, from the lowest to
+    the highest.
 
     Raises:
         UsageError: if there are fewer than two, or they are of different problems or horizons.
@@ -71,19 +71,23 @@ def compare(studies: Sequence[Study]) -> Comparison:
                 f"{other.path} is of {other.problem.name} over {other.horizon} steps and "
                 f"{first.path} of {first.problem.name} over {first.horizon}; compare like with like"
             )
-    reach = (max(s.lrs[0] for s in studies), min(s.lrs[-1] for s in studies))
+    known = [_losses(study) for study in studies]
+    ends = [(min(losses), max(losses)) for losses in known if losses] or [(0.0, 0.0)]
+    reach = (max(low for low, _ in ends), min(high for _, high in ends))
     names = [str(s.plan["optimizer"]).rpartition(":")[2] for s in studies]
     rows = []
-    for study, optimizer in zip(studies, names, strict=True):
+    for study, losses, optimizer in zip(studies, known, names, strict=True):
         name = optimizer if names.count(optimizer) == 1 else f"{optimizer} ({study.path.name})"
-        rows.append(_row(study, name, reach))
+        rows.append(_row(study, losses, name, reach))
     return Comparison(
         first.problem.name, first.horizon, first.problem.chance.loss, reach, tuple(rows)
     )
 
 
-def _row(study: Study, name: str, reach: tuple[float, float]) -> Compared:
-    finding, losses = study.finding, _losses(study)
+def _row(
+    study: Study, losses: dict[float, float], name: str, reach: tuple[float, float]
+) -> Compared:
+    finding = study.finding
     lr = study.best if finding is None else finding.lr
     band = study.band if finding is None else finding.band
     chance = study.problem.chance.loss

@@ -130,11 +130,11 @@ class Board:
         return max(self.at.get(trial, {}), default=None)
 
     def neighbour(self, lr: float, side: int) -> float:
-        """The next rate of the ladder; beyond its end, the ladder goes on in half decades."""
+        """The next rate of the ladder; beyond its end it goes on in half decades, roughly."""
         place = self.ladder.index(lr) + side
         if 0 <= place < len(self.ladder):
             return self.ladder[place]
-        further = float(f"{lr * 10 ** (SPACING * side):.6g}")
+        further = float(f"{lr * 10 ** (SPACING * side):.1g}")
         self.ladder.insert(0 if side < 0 else len(self.ladder), further)
         return further
 
