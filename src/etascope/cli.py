@@ -18,6 +18,7 @@ import etascope as es
 from etascope.errors import EtascopeError, UsageError
 from etascope.plan import (
     BUDGET,
+    DEMO_BUDGET,
     ENGINES,
     LADDER,
     PRECISIONS,
@@ -96,24 +97,28 @@ def demo(
     address: Address = None,
     out: Out = Path("studies/demo"),
 ) -> None:
-    """Run the built-in experiment end to end: MNIST, Adam, the rates 0.5 and 0.001, the report."""
+    """Run the built-in experiment: MNIST, Adam, rates 0.5 and 0.001, what find says, the report."""
+    from etascope.search.race import stops_of
+
     targets = demo_targets(steps, parse_lrs(lrs) if lrs else LADDER)
     problem = es.get_problem("mnist-cnn", data=data, keep_prob=keep_prob)
-    rungs = {*tenths(steps), *targets.values()}
-    study = _told(
-        es.sweep,
-        problem,
-        targets,
-        steps=steps,
-        seeds=seeds,
-        rungs=rungs,
-        precision=precision,
-        engine=engine,
-        workers=workers,
-        address=address,
-        out=out,
-    )
+    # One study for both: what the one has trained to a stop of the other is not trained again.
+    stops, _ = stops_of([1.0] * steps)
+    plan: dict[str, Any] = {
+        "steps": steps,
+        "rungs": {*tenths(steps), *targets.values(), *stops},
+        "precision": precision,
+        "engine": engine,
+        "workers": workers,
+        "address": address,
+        "out": out,
+    }
+    study = _told(es.sweep, problem, targets, seeds=seeds, **plan)
     es.look_inside(study)
+    _show(study)
+    typer.echo("\nAnd what find says, which goes on in the same study:\n")
+    _told(es.find, problem, budget=DEMO_BUDGET, **plan)
+    study = es.open_study(study.path)
     page = es.report(study, study.path / "report.html")
     _show(study)
     typer.echo(f"\nThe report is {page}")

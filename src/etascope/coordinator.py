@@ -162,7 +162,7 @@ def find(
         problem: a Problem, or the name of one.
         steps, epochs: the horizon, as for `sweep`.
         budget: what may be spent at most, in trainings of the full horizon; 2 is the least that
-            says something, 8 mostly settles the rate, 12 the edge too.
+            says something, 4 mostly finds the rate, 8 settles it, 12 the edge too.
         optimizer, schedule, clip, accumulate, weight_decay, probe_every, rung_examples, precision:
             see `Plan`.
         lrs: the ladder to begin with; it is thinned out to half decades, filled up between, and
