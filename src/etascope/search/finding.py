@@ -204,7 +204,12 @@ def _nothing(board: Board) -> str:
         return f"every rate failed; the smallest, {rate(smallest.lr)}: {end.why}"
     if not board.rates(rules.last):
         return "the budget was used up before any rate was trained to the horizon"
-    return "no rate that was trained to the horizon did better than knowing nothing"
+    best = min(board.score(lr, rules.last) for lr in board.rates(rules.last))
+    return (
+        "no rate that was trained to the horizon was shown to do better than knowing nothing: the "
+        f"best came to {number(best)}, and that gives {number(rules.chance)}; train longer, or "
+        "give more held-out examples"
+    )
 
 
 def _safety(lr: float | None, edge: Edge) -> str:
@@ -216,6 +221,8 @@ def _safety(lr: float | None, edge: Edge) -> str:
     if edge.low == 0:
         known = f"the edge lies below {rate(_two(edge.high))}"
     factor = edge.lr / lr
+    if factor <= 1:
+        return f"training may break at this rate already: {known}"
     warning = "" if factor > 3 else "; that is close: warm up, or use the lower end of the band"
     wide = "" if edge.decades <= NARROW else ", which a larger budget would narrow"
     times = f"{factor:.2g}" if factor < 100 else number(round(factor))
