@@ -340,3 +340,53 @@ def test_callstack_works_where_the_standard_error_stream_is_closed():
     assert (
         subprocess.run(command, shell=True, stdout=subprocess.DEVNULL, check=False).returncode == 0
     )
+
+
+# Finding ----------------------------------------------------------------------------------------
+
+
+def test_find_prints_the_answer_and_json_and_can_be_drawn(tmp_path):
+    words = ("find", BLOBS, "--steps", 40, "--budget", 4, "--out", tmp_path / "found")
+    done = etascope(*words)
+    assert done.returncode == 0, done.stderr
+    assert "Use a learning rate of" in done.stdout
+    assert "full trainings, of the 4 allowed" in done.stdout
+    again = etascope(*words, "--json")
+    finding = json.loads(again.stdout)
+    assert f"{finding['lr']:g}" in done.stdout.replace("e-0", "e-")
+    assert finding == {**es.open_study(tmp_path / "found").to_dict()["finding"]}
+    shown = etascope("show", tmp_path / "found")
+    assert shown.stdout.split() == done.stdout.partition("\n\nThe study")[0].split()
+
+
+def test_several_optimizers_are_compared(tmp_path):
+    done = etascope(
+        "find", BLOBS, "--steps", 30, "--budget", 3, "--out", tmp_path / "both",
+        "--optimizer", "sgd", "--optimizer", "adam",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Lowest loss:" in done.stdout
+    paths = [tmp_path / "both" / name for name in ("sgd", "adam")]
+    page = etascope("report", *paths, "-o", tmp_path / "both.html")
+    assert page.returncode == 0, page.stderr
+    assert "Sensitivity" in (tmp_path / "both.html").read_text()
+    wrong = etascope("report", *paths, "--plots", tmp_path)
+    assert wrong.returncode == 2
+    assert "name one" in wrong.stderr
+
+
+def test_a_find_that_finds_nothing_is_status_1(tmp_path):
+    done = etascope("find", BLOBS, "--steps", 20, "--budget", 0.1, "--out", tmp_path / "none")
+    assert done.returncode == 1
+    assert "No learning rate can be suggested" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_range_test_prints_three_rules_and_how_far_to_trust_them():
+    done = etascope("range-test", BLOBS, "--steps", 40, "--seeds", 2)
+    assert done.returncode == 0, done.stderr
+    for words in ("steepest", "valley", "minimum / 10", "let find"):
+        assert words in " ".join(done.stdout.split())
+    found = json.loads(etascope("range-test", BLOBS, "--steps", 40, "--json").stdout)
+    assert len(found["losses"]) == 3
+    assert len(found["lrs"]) == 40

@@ -1,9 +1,10 @@
 """Run every method on every judged task from five starting seeds; `docs/trust.md` is made of it.
 
-    python benchmarks/trust/run.py [--shard K/N] [--method NAME ...] [--task NAME ...]
+    python benchmarks/trust/run.py [--shard K/N] [--work DIR] [--method NAME ...] [--task NAME ...]
 
-What is in `data/results/` is not run again, so it may be cut off, and shards may run side by side.
-Each suggestion of `find` is then trained with a fresh seed.
+What is in DIR (by default studies/trust/runs) is not run again, so it may be cut off, and shards
+may run side by side. Each suggestion of `find` is then trained with a fresh seed. What is there in
+the end is gathered in `data/results.jsonl`, one run a line, with the machine beside it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from etascope.problems.checks import inspect
 from etascope.records import TrialId, merge
 from etascope.trial import Trial
 
-DATA = Path(__file__).parent / "data" / "results"
+DATA = Path(__file__).parent / "data"
 SEEDS = range(5)
 FRESH = 2000  # plus the starting seed: neither a method nor the ground truth trains with it
 
@@ -71,21 +72,32 @@ def main() -> None:
     parser.add_argument("--shard", default="0/1", help="the part of the runs to do, as K/N")
     parser.add_argument("--method", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--task", nargs="*", default=list(JUDGED), choices=JUDGED)
+    parser.add_argument("--work", type=Path, default=Path("studies/trust/runs"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    DATA.mkdir(parents=True, exist_ok=True)
+    given.work.mkdir(parents=True, exist_ok=True)
     part, parts = map(int, given.shard.split("/"))
     runs = [(m, t, s) for m in given.method for s in SEEDS for t in given.task]
     for number, (method, name, seed) in enumerate(runs):
         slug = "".join(c if c.isalnum() else "-" for c in f"{method}-{name}-{seed}")
-        path = DATA / f"{slug}.json"
+        path = given.work / f"{slug}.json"
         if number % parts != part or path.exists():
             continue
-        result = {**measure(method, JUDGED[name], seed), "environment": describe_environment()}
-        path.write_text(json.dumps(to_json(result), indent=1) + "\n")
+        result = measure(method, JUDGED[name], seed)
+        path.write_text(json.dumps(to_json(result)) + "\n")
         print(
             method, name, seed, result["lr"], f"{result['cost']:.2f}", result["error"], flush=True
         )
+    gather(given.work)
+
+
+def gather(work: Path) -> None:
+    """All runs that are there, in the order of methods, tasks and seeds."""
+    runs = [json.loads(path.read_text()) for path in work.glob("*.json")]
+    order = {name: place for place, name in enumerate(METHODS)}
+    runs.sort(key=lambda run: (order[run["method"]], run["task"], run["seed"]))
+    (DATA / "results.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
+    (DATA / "environment.json").write_text(json.dumps(describe_environment(), indent=1) + "\n")
 
 
 if __name__ == "__main__":

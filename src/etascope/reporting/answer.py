@@ -30,11 +30,11 @@ class Answer(NamedTuple):
 
 def answer(study: Study) -> Answer:
     """What the study says about the learning rate, with its numbers and its limits."""
-    if not any(h.step or h.failure for h in study.trials):
-        return Answer("Nothing has been trained yet.", (), ())
     if study.finding is not None:
         said = found.sentences(study.finding, study.horizon)
         return Answer(found.headline(study.finding), tuple(said), tuple(_ended(study.trials)))
+    if not any(h.step or h.failure for h in study.trials):
+        return Answer("Nothing has been trained yet.", (), ())
     sentences = [_fails(study), _slow(study), _unsettled(study)]
     if study.best is None:
         headline = _none_learned(study)
