@@ -35,6 +35,7 @@ LAYERS = [
     "coordinator",
     "ranging",
     "reporting",
+    "commands",
     "cli",
 ]
 

@@ -1,0 +1,70 @@
+"""What the commands print, and how they call what trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+import etascope as es
+from etascope.plan import Plan
+
+T = TypeVar("T")
+
+
+def told(call: Callable[..., T], *given: Any, **options: Any) -> T:
+    """Call `es.sweep` or `es.find` and show how it goes."""
+    from etascope.reporting.progress import TerminalProgress
+
+    try:
+        with TerminalProgress() as progress:
+            return call(*given, progress=progress, **options)
+    except KeyboardInterrupt:
+        typer.echo("etascope: stopped; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+
+
+def each(
+    call: Callable[..., T],
+    optimizers: list[str] | None,
+    out: Path | None,
+    problem: es.Problem,
+    *given: Any,
+    **options: Any,
+) -> list[T]:
+    """Call `es.sweep` or `es.find` for each optimizer; several go to folders of their own."""
+    from etascope.optim.registry import get_optimizer
+
+    names = list(dict.fromkeys(optimizers or [str(Plan.optimizer)]))
+    for name in names:
+        get_optimizer(name)  # before any of them trains
+    answers = []
+    for name in names:
+        folder = out / name if out is not None and len(names) > 1 else out
+        answers.append(told(call, problem, *given, optimizer=name, out=folder, **options))
+    return answers
+
+
+def print_compared(studies: list[es.Study]) -> None:
+    """The table of several optimizers, and how to draw it."""
+    if len(studies) < 2:
+        return
+    from rich.console import Console
+
+    from etascope.reporting.compared import compare
+    from etascope.reporting.terminal import comparison_table
+
+    typer.echo()
+    Console().print(comparison_table(compare(studies)))
+    paths = " ".join(str(study.path) for study in studies)
+    typer.echo(f"\netascope report {paths} -o FILE.html draws it")
+
+
+def print_study(study: es.Study) -> None:
+    from rich.console import Console
+
+    from etascope.reporting.terminal import summary
+
+    Console().print(summary(study))
