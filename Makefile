@@ -4,13 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check install bench clean
+.PHONY: demo test check install bench trust clean
 
 demo: $(VENV)/.core
 	$(BIN)/etascope demo --out studies/demo
 
+# One process a core, each with the tests of some files.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -36,6 +37,22 @@ $(VENV)/.core: $(VENV)/.torch pyproject.toml
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) -e '.[dev]'
 	touch $@ $(VENV)/.core
+
+# A few hours on two cores, and resumable; afterwards benchmarks/trust/summary.py prints the tables.
+trust: $(VENV)/.core .venv-bench-trust/.ready
+	.venv-bench-trust/bin/python benchmarks/trust/truth.py
+	.venv-bench-trust/bin/python benchmarks/trust/run.py --shard 0/2 & \
+	.venv-bench-trust/bin/python benchmarks/trust/run.py --shard 1/2; wait
+	.venv-bench-trust/bin/python benchmarks/trust/run.py
+
+.venv-bench-trust/.ready: $(VENV)/.torch pyproject.toml
+	$(PYTHON) -m venv .venv-bench-trust
+	.venv-bench-trust/$(BENCH_PIP) "$$(grep '^torch==' benchmarks/constraints.txt)"
+	.venv-bench-trust/bin/python -m pip install --quiet -e '.[tabular]' -c constraints.txt
+	.venv-bench-trust/bin/python -m pip install --quiet \
+		"$$(grep '^torch==' constraints.txt)" -r benchmarks/trust/requirements.txt
+	.venv-bench-trust/bin/python -m pip uninstall --quiet --yes torchvision
+	touch $@
 
 # The peers have environments of their own, so that their pins never meet the project's.
 BENCH_PIP := bin/python -m pip install --quiet --disable-pip-version-check -c benchmarks/constraints.txt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import settings
 from small import blobs_problem, line_problem
@@ -21,3 +23,12 @@ def line() -> es.Problem:
 @pytest.fixture
 def blobs() -> es.Problem:
     return blobs_problem()
+
+
+def pytest_make_parametrize_id(config, val, argname):
+    """Names without addresses, so that tests have the same ones in every process."""
+    text = repr(val)
+    if " at 0x" not in text:
+        return None
+    plain = re.sub(r"<(?:function |class )?'?([^\s>']+)[^>]*>", r"\1", text)
+    return f"{argname}-{plain}"[:100]

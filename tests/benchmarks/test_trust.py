@@ -1,0 +1,93 @@
+"""The machinery of the trust benchmark, on a task that takes a moment."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from run import fresh_training, gather, measure
+from summary import Truth, by_task, finding_column, interval, read, read_truth
+from tasks import DEVELOPMENT, JUDGED, TRUTH_SEEDS, Task
+from truth import digest
+
+import etascope as es
+
+TINY = Task("quadratic", "sgd", 40)
+LOGS = np.array([-3.0, -2.0, -1.0, 0.0])
+TRUTH = Truth(LOGS, np.array([1.0, 0.2, 0.6, 2.0]), np.array([0.0, 0.0, 0.2, 1.0]), 2.0)
+
+
+def test_regret_is_a_share_of_what_there_is_to_learn():
+    assert TRUTH.regret(1e-2) == 0
+    assert TRUTH.regret(1.0) == 1
+    assert TRUTH.regret(10**-1.5) == pytest.approx(0.2 / 1.8)
+    assert TRUTH.regret(None) == TRUTH.regret(math.nan) == TRUTH.regret(-1.0) == 1
+    assert TRUTH.regret(1e9) == 1
+
+
+def test_the_edge_lies_where_half_of_the_seeds_fail():
+    assert TRUTH.edge == pytest.approx(-1 + 0.3 / 0.8)
+    assert TRUTH._replace(failed=np.zeros(4)).edge is None
+
+
+def test_the_tables_need_no_training_and_cover_every_task():
+    truths, runs = read()
+    assert set(truths) == set(JUDGED) == {run["task"] for run in runs}
+    assert all(0 <= run["regret"] <= 1 for run in runs)
+    seeds = {(run["method"], run["task"], run["seed"]) for run in runs}
+    assert len(seeds) == len(runs)
+
+
+def test_no_judged_task_was_developed_on_and_no_method_trains_with_the_seeds_of_the_truth():
+    assert not set(JUDGED) & set(DEVELOPMENT)
+    assert len(JUDGED) >= 8
+    assert min(TRUTH_SEEDS) > 10 * 5 + 5
+
+
+def test_the_interval_holds_the_mean_of_what_it_is_given():
+    low, high = interval(np.array([1.0, 2.0, 3.0, 4.0]))
+    assert low < 2.5 < high
+    assert by_task([{"task": "a"}, {"task": "a"}, {"task": "b"}], lambda run: 1.0).tolist() == [
+        1,
+        1,
+    ]
+
+
+def test_a_truth_is_digested_from_its_study_and_read_back(tmp_path):
+    study = es.sweep(TINY.problem, [0.01, 0.1, 1.0], seeds=2, rungs=[40], out=tmp_path, **TINY.plan)
+    (tmp_path / "truth.json").write_text(json.dumps(digest(TINY, study)))
+    found = read_truth(tmp_path / "truth.json")
+    assert found.best == -1
+    assert found.failed.tolist() == [0, 0, 1]
+    assert found.losses[2] == found.chance
+
+
+@pytest.mark.parametrize("method", ["etascope find, budget 2", "grid of 4", "default 1e-3"])
+def test_a_method_is_run_and_kept(tmp_path, method, monkeypatch):
+    result = measure(method, TINY, seed=1)
+    assert result["error"] is None
+    assert 1e-5 <= result["lr"] <= 10
+    assert 0 <= result["cost"] <= 4
+    (tmp_path / "one.json").write_text(json.dumps(result, default=str))
+    monkeypatch.setattr("run.DATA", tmp_path)
+    gather(tmp_path)
+    kept = json.loads((tmp_path / "results.jsonl").read_text())
+    assert kept["lr"] == result["lr"]
+    if "find" in method:
+        kept["regret"] = 0.0
+        assert finding_column({TINY.name: TRUTH}, [kept])["runs"] == "1"
+
+
+def test_a_method_that_raises_gives_no_answer(monkeypatch):
+    def raises(task, seed):
+        raise RuntimeError("no suggestion")
+
+    monkeypatch.setitem(measure.__globals__["METHODS"], "default 1e-3", raises)
+    result = measure("default 1e-3", TINY, seed=0)
+    assert result["lr"] is None
+    assert "no suggestion" in result["error"]
+
+
+def test_a_fresh_training_says_whether_it_failed():
+    assert fresh_training(TINY, 0.1, 0)["failed"] is False
+    assert fresh_training(TINY, 1.0, 0)["failed"] is True
