@@ -77,7 +77,7 @@ def test_show_prints_a_table_and_json_that_agree(study):
 def test_the_json_has_what_scripts_rest_on(study):
     document = es.open_study(study).to_dict()
     assert set(document) == {
-        "version", "study", "problem", "plan", "environment", "best", "rates", "trials",
+        "version", "study", "problem", "plan", "environment", "best", "finding", "rates", "trials",
     }  # fmt: skip
     for trial in document["trials"]:
         assert set(trial) == {
@@ -110,7 +110,7 @@ def test_problems_lists_what_is_built_in():
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("sweep", "mnist-cm"), "did you mean mnist-cnn"),
+        (("sweep", "mnist-cn"), "did you mean mnist-cnn"),
         (("sweep", BLOBS, "--optimizer", "adamm"), "adamm"),
         (("sweep", BLOBS, "--lrs", "0"), "learning rate is 0.0"),
         (("sweep", BLOBS, "--lrs", "-0.1"), "learning rate is -0.1"),

@@ -123,9 +123,7 @@ def stream(seed, epoch):
         yield torch.randn(10, 2) + labels[:, None], labels
 
 
-@pytest.mark.parametrize(
-    "data", [Noisy(), DataLoader(Noisy(), batch_size=7, shuffle=True), stream], ids=str
-)
+@pytest.mark.parametrize("data", [Noisy(), DataLoader(Noisy(), batch_size=7, shuffle=True), stream])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_every_kind_of_data_resumes_bit_for_bit(data, accumulate):
     plan = Plan(steps=17, optimizer=OPTIMIZERS["sgd"], accumulate=accumulate)

@@ -39,7 +39,6 @@ from etascope.records import TrialId, merge
         {"optimizer": momentum, "schedule": "cosine"},
         {"optimizer": "sgd", "clip": 0.5, "accumulate": 3, "schedule": "one-cycle"},
     ],
-    ids=str,
 )
 def test_a_stack_trains_what_the_oracle_trains(changes):
     """The model has batch norm and dropout; a stop before the horizon gives states to compare."""

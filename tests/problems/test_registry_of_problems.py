@@ -55,7 +55,10 @@ def test_a_module_in_the_working_directory_names_a_problem(file, monkeypatch):
         ("{file}:number", "is a int"),
         ("{file}", "no problem is called .*mine_for_registry.py:problem$"),
         ("{file}:", "mine_for_registry.py:problem$"),
-        ("resnet", "'resnet'; built in: mnist-cnn; your own is package.module:attribute or file"),
+        (
+            "resnet",
+            "'resnet'; built in: mnist-cnn, .*; your own is package.module:attribute or file",
+        ),
         ("mnist-cn", "'mnist-cn'; did you mean mnist-cnn\\?$"),
         ("{file}:leaving", r"mine_for_registry.py:leaving raised SystemExit \(3\); what ends"),
         ("{file}:nothing", "mine_for_registry.py has no attribute 'nothing'"),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import etascope as es
+from etascope.arguments import whole
 from etascope.commands.options import (
     Accumulate,
     Address,
@@ -58,6 +59,7 @@ def demo(
     """Run the built-in experiment: MNIST, Adam, rates 0.5 and 0.001, what find says, the report."""
     from etascope.search.race import stops_of
 
+    steps = whole("steps", steps, least=1)
     targets = demo_targets(steps, parse_lrs(lrs) if lrs else LADDER)
     problem = es.get_problem("mnist-cnn", data=data, keep_prob=keep_prob)
     # One study for both: what the one has trained to a stop of the other is not trained again.
