@@ -13,6 +13,7 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ from etascope.records import TrialId
 from etascope.trial import Trial
 
 LOWEST, HIGHEST = 1e-5, 10.0  # of every search
+STUDIES = Path("studies/trust/find")
 RUNGS = (1 / 16, 1 / 4, 1.0)  # at which Optuna and Ray Tune may stop a training
 
 
@@ -83,13 +85,17 @@ def _loader(problem: Problem, seed: int) -> torch.utils.data.DataLoader[Any]:
 
 
 def find(budget: float) -> Callable[[Task, int], Answer]:
-    """etascope find, at a budget of so many trainings."""
+    """etascope find, at a budget of so many trainings.
+
+    All budgets of a task and a seed share a study, as they would for a user: what is trained is
+    not trained again, and what a race of its own would have cost is counted all the same.
+    """
 
     def method(task: Task, seed: int) -> Answer:
-        with tempfile.TemporaryDirectory() as out:
-            found = es.find(
-                task.problem, budget=budget, seed=10 * seed, engine="serial", out=out, **task.plan
-            )
+        out = STUDIES / f"{task.name}-{seed}"
+        found = es.find(
+            task.problem, budget=budget, seed=10 * seed, engine="serial", out=out, **task.plan
+        )
         return Answer(found.lr, found.cost, found.to_dict())
 
     return method

@@ -77,8 +77,10 @@ def main() -> None:
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
     part, parts = map(int, given.shard.split("/"))
-    runs = [(m, t, s) for m in given.method for s in SEEDS for t in given.task]
-    for number, (method, name, seed) in enumerate(runs):
+    # All runs of a task and a seed fall to one shard, since those of find share a study.
+    shares = list(enumerate((name, seed) for seed in SEEDS for name in JUDGED))
+    runs = [(k, m, name, s) for m in given.method for k, (name, s) in shares if name in given.task]
+    for number, method, name, seed in runs:
         slug = "".join(c if c.isalnum() else "-" for c in f"{method}-{name}-{seed}")
         path = given.work / f"{slug}.json"
         if number % parts != part or path.exists():

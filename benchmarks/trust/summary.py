@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 DATA = Path(__file__).parent / "data"
 OURS = "etascope find, budget 4"
@@ -23,12 +24,22 @@ LEVEL = 0.95
 
 
 class Truth(NamedTuple):
-    """The response of a task: log10 rates, mean capped losses, shares of seeds that failed."""
+    """The response of a task.
+
+    Attributes:
+        logs: [rate] log10 of the rates.
+        losses: [rate] mean held-out losses, a trial that failed counting as chance.
+        failed: [rate] shares of seeds that failed.
+        chance: the loss of knowing nothing.
+        errors: [rate] how far the gap to the best rate may be off, at 95 % one-sided, by Student's
+            interval over the seeds, which are the same for every rate.
+    """
 
     logs: np.ndarray
     losses: np.ndarray
     failed: np.ndarray
     chance: float
+    errors: np.ndarray
 
     @property
     def best(self) -> float:
@@ -42,6 +53,11 @@ class Truth(NamedTuple):
         lowest = self.losses.min()
         loss = np.interp(math.log10(lr), self.logs, self.losses)
         return float(min(1.0, (loss - lowest) / (self.chance - lowest)))
+
+    def surely(self, lr: float) -> float:
+        """The regret that a rate has at least, given that the truth is a mean of few seeds."""
+        error = np.interp(math.log10(lr), self.logs, self.errors)
+        return self.regret(lr) - float(error / (self.chance - self.losses.min()))
 
     @property
     def edge(self) -> float | None:
@@ -64,9 +80,12 @@ def read_truth(path: Path) -> Truth:
         lost = trial["failed"] or not loss < chance
         by_rate.setdefault(trial["lr"], []).append((chance if lost else loss, trial["failed"]))
     lrs = sorted(by_rate)
-    losses = [np.mean([loss for loss, _ in by_rate[lr]]) for lr in lrs]
-    failed = [np.mean([lost for _, lost in by_rate[lr]]) for lr in lrs]
-    return Truth(np.log10(lrs), np.array(losses), np.array(failed), chance)
+    table = np.array([[loss for loss, _ in by_rate[lr]] for lr in lrs])  # [rate, seed]
+    failed = np.array([[lost for _, lost in by_rate[lr]] for lr in lrs])
+    losses, seeds = table.mean(axis=1), table.shape[1]
+    gaps = table - table[np.argmin(losses)]
+    errors = stdtrit(seeds - 1, LEVEL) * gaps.std(axis=1, ddof=1) / math.sqrt(seeds)
+    return Truth(np.log10(lrs), losses, failed.mean(axis=1), chance, errors)
 
 
 def read() -> tuple[dict[str, Truth], list[dict[str, Any]]]:
@@ -158,6 +177,7 @@ def finding_table(truths: dict[str, Truth], runs: list[dict[str, Any]]) -> str:
 def finding_column(truths: dict[str, Truth], own: list[dict[str, Any]]) -> dict[str, str]:
     """What one budget came to."""
     held, inside, covered, narrow, regrets = [], [], [], [], []
+    nearly, within = [], []
     resolved = [run for run in own if run["finding"]["status"] == "resolved"]
     for run in own:
         truth, found = truths[run["task"]], run["finding"]
@@ -165,6 +185,9 @@ def finding_column(truths: dict[str, Truth], own: list[dict[str, Any]]) -> dict[
             low, high = found["band"]
             held.append(math.log10(low) - 1e-9 <= truth.best <= math.log10(high) + 1e-9)
             inside.append(max(truth.regret(low), truth.regret(high)) <= found["tolerance"])
+            grid = np.linspace(math.log10(low), math.log10(high), 50)
+            nearly.append(min(truth.surely(10**log) for log in grid) <= 0)
+            within.append(max(truth.surely(low), truth.surely(high)) <= found["tolerance"])
         edge, true = found["edge"], truth.edge
         if true is not None and edge["lr"] is not None:
             low, high = (float(edge[end]) for end in ("low", "high"))
@@ -185,7 +208,9 @@ def finding_column(truths: dict[str, Truth], own: list[dict[str, Any]]) -> dict[
         "resolved": share([run in resolved for run in own]),
         "regret where resolved, mean (worst)": _regret([r["regret"] for r in resolved]),
         "band holds the best rate": share(held),
+        "… or one not surely worse": share(nearly),
         "both ends of the band within the tolerance": share(inside),
+        "… or not surely beyond it": share(within),
         "edge in its interval": share(covered),
         "interval of half a decade or less": f"{len(narrow)} of {len(own)}",
         "edge in such an interval": share(narrow),

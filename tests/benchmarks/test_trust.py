@@ -14,7 +14,8 @@ import etascope as es
 
 TINY = Task("quadratic", "sgd", 40)
 LOGS = np.array([-3.0, -2.0, -1.0, 0.0])
-TRUTH = Truth(LOGS, np.array([1.0, 0.2, 0.6, 2.0]), np.array([0.0, 0.0, 0.2, 1.0]), 2.0)
+LOSSES, FAILED = np.array([1.0, 0.2, 0.6, 2.0]), np.array([0.0, 0.0, 0.2, 1.0])
+TRUTH = Truth(LOGS, LOSSES, FAILED, 2.0, np.array([0.09, 0.0, 0.18, 0.0]))
 
 
 def test_regret_is_a_share_of_what_there_is_to_learn():
@@ -23,6 +24,11 @@ def test_regret_is_a_share_of_what_there_is_to_learn():
     assert TRUTH.regret(10**-1.5) == pytest.approx(0.2 / 1.8)
     assert TRUTH.regret(None) == TRUTH.regret(math.nan) == TRUTH.regret(-1.0) == 1
     assert TRUTH.regret(1e9) == 1
+
+
+def test_what_a_regret_is_at_least_allows_for_the_error_of_the_truth():
+    assert TRUTH.surely(1e-2) == 0
+    assert TRUTH.surely(1e-3) == pytest.approx((0.8 - 0.09) / 1.8)
 
 
 def test_the_edge_lies_where_half_of_the_seeds_fail():
@@ -64,6 +70,7 @@ def test_a_truth_is_digested_from_its_study_and_read_back(tmp_path):
 
 @pytest.mark.parametrize("method", ["etascope find, budget 2", "grid of 4", "default 1e-3"])
 def test_a_method_is_run_and_kept(tmp_path, method, monkeypatch):
+    monkeypatch.setattr("methods.STUDIES", tmp_path / "studies")
     result = measure(method, TINY, seed=1)
     assert result["error"] is None
     assert 1e-5 <= result["lr"] <= 10

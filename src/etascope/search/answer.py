@@ -14,7 +14,7 @@ from etascope.words import counted, number, rate
 FINALISTS = 3  # rates that are trained to the horizon with one seed, if the budget allows
 FADE = 0.7  # of a gap between two rates that is left when time has doubled
 UNSEEN = 2.0  # times the tolerance: the excess that a rate has at least that did not finish
-SURE = 0.15  # of the tolerance: what the estimate of an end may use up
+SURE = 0.3  # of the tolerance: what the estimate of an end may use up
 CLOSE = 0.06  # decades: a rate that was trained stands for a better one that lies so near
 
 

@@ -17,7 +17,7 @@ import numpy as np
 STEP = 0.02  # decades between two points of the grid
 MARGIN = 1.0  # decades of the grid beyond the rates that were tried
 WIDTHS = (0.02, 0.05, 0.1, 0.2, 0.4)  # decades; each as likely as the others
-DRIFT = 0.5  # decades that the edge may shift while training becomes ten times as long
+DRIFT = 0.6  # decades that the edge may shift while training becomes ten times as long
 LEVEL = 0.9  # of the interval
 
 
