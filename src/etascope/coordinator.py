@@ -251,7 +251,7 @@ def _race(training: Training, rules: Rules, work: float) -> Study:
         known = [h for h in training.study.trials if h.trial not in tired]
         _, asked = follow(rules, known, training.study.problem.chance)
         if asked is None:
-            return training.study
+            return training.conclude()
         training.train(asked.targets, work, asked.why)
         tired -= asked.targets.keys()
 

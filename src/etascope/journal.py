@@ -1,7 +1,7 @@
 """The files of a study directory: a header written once, and an append-only journal.
 
     study.json       what is trained and how; written once, atomically
-    journal.jsonl    one record a line: the rules of a race, a request for trials, or a burst
+    journal.jsonl    one record a line: rules of a race, a request for trials, a burst, a finding
     steps.f64        what bursts measured step by step; float64, little-endian, appended before
                      the line that names its place, counts and CRC-32
     checkpoints/     states of the trials that may go on (checkpoints.py)
@@ -158,6 +158,10 @@ class Journal:
     def aim(self, rules: Mapping[str, Any]) -> None:
         """Record the rules of the race that is trained for from here on."""
         self._append({"kind": "race", **rules})
+
+    def conclude(self, finding: Mapping[str, Any]) -> None:
+        """Record the answer that the race came to."""
+        self._append({"kind": "finding", "finding": finding})
 
     def append(self, burst: Burst) -> None:
         """Record a burst; it is on the disk when this returns."""

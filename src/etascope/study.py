@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,7 @@ class Study:
             self.reference: str | None = header["reference"]
             self.plan: dict[str, Any] = header["plan"]
             self.environment: dict[str, Any] = header["environment"]
-            self.trials, self.rules = _read(path)
+            self.trials, self.rules, self._found = _read(path)
             int(self.plan["steps"])  # `horizon` rests on it
         except (KeyError, TypeError, ValueError) as error:
             raise StudyError(f"the records of the study in {path} are damaged ({error})") from error
@@ -92,14 +92,35 @@ class Study:
 
     @cached_property
     def judgement(self) -> Judgement:
-        """The verdicts at the default tolerance; `diagnosis.verdict.judge` takes others."""
-        return judge(self.trials, self.problem.chance, self.horizon)
+        """The verdicts at the default tolerance; `diagnosis.verdict.judge` takes others.
+
+        A race trains fresh seeds at few rates and not as far: its rates are judged by the first
+        seed, which all of them have.
+        """
+        whole = judge(self.trials, self.problem.chance, self.horizon)
+        if self.rules is None:
+            return whole
+        first = [h for h in self.trials if h.trial.seed == self.rules.seed]
+        found = judge(first, self.problem.chance, self.horizon)
+        rates, trials = {**whole.rates, **found.rates}, {**whole.trials, **found.trials}
+        return replace(found, rates=rates, trials=trials)
+
+    @property
+    def concluded(self) -> bool:
+        """Whether a race came to its end and its answer is among the records."""
+        return self._found is not None
 
     @cached_property
     def finding(self) -> Finding | None:
-        """The answer of `find`, as far as it was trained; None for the study of a sweep."""
+        """The answer of `find`, as far as it was trained; None for the study of a sweep.
+
+        Where the race came to its end it is the answer that was given then, so that another version
+        of the race does not change it; before, it is worked out from the records.
+        """
         if self.rules is None:
             return None
+        if self._found is not None:
+            return replace(Finding.from_dict(self._found), study=str(self.path))
         return replay(self.rules, self.trials, self.problem.chance, str(self.path))
 
     @property
@@ -240,9 +261,10 @@ def _facts(record: Mapping[str, Any]) -> ProblemFacts:
     )
 
 
-def _read(path: Path) -> tuple[tuple[History, ...], Rules | None]:
-    """The histories of the trials, and the rules of the last race."""
+def _read(path: Path) -> tuple[tuple[History, ...], Rules | None, dict[str, Any] | None]:
+    """The histories of the trials, the rules of the last race, and its answer once it is there."""
     rules: Rules | None = None
+    found: dict[str, Any] | None = None
     targets: dict[TrialId, int] = {}
     bursts: dict[TrialId, list[Burst]] = {}
     steps = StepsFile(path)
@@ -255,5 +277,8 @@ def _read(path: Path) -> tuple[tuple[History, ...], Rules | None]:
             burst = decode_burst(record, steps)
             bursts.setdefault(burst.trial, []).append(burst)
         elif record["kind"] == "race":
-            rules = Rules.from_record(record)
-    return tuple([merge(t, targets[t], bursts.pop(t, ())) for t in sorted(targets)]), rules
+            rules, found = Rules.from_record(record), None
+        elif record["kind"] == "finding":
+            found = record["finding"]
+    histories = tuple([merge(t, targets[t], bursts.pop(t, ())) for t in sorted(targets)])
+    return histories, rules, found

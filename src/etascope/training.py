@@ -110,6 +110,13 @@ class Training:
             self._journal.aim(asdict(rules))
             self.study = open_study(self._journal.directory)
 
+    def conclude(self) -> Study:
+        """Note the answer of a race that has come to its end, and return the study."""
+        if not self.study.concluded and self.study.finding is not None:
+            self._journal.conclude(self.study.finding.to_dict())
+            self.study = open_study(self._journal.directory)
+        return self.study
+
     def train(
         self, targets: Mapping[TrialId, int], ahead: float = 0.0, why: str | None = None
     ) -> Study:

@@ -86,6 +86,24 @@ class Finding:
         """The finding as plain values: what `etascope find --json` prints (docs/json.md)."""
         return {**asdict(self), "edge": self.edge._asdict()}
 
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Finding:
+        """The finding that `to_dict` gave, also after a way through strict JSON."""
+
+        def pair(value: Any) -> Any:
+            return None if value is None else tuple(value)
+
+        edge = given["edge"]
+        rates = (Standing(**{**s, "score": float(s["score"])}) for s in given["rates"])
+        known = {
+            "band": pair(given["band"]),
+            "band_low": pair(given["band_low"]),
+            "band_high": pair(given["band_high"]),
+            "edge": Edge(edge["lr"], float(edge["low"]), float(edge["high"])),
+            "rates": tuple(rates),
+        }
+        return cls(**{**given, **known})
+
 
 def follow(
     rules: Rules, histories: Iterable[History], chance: Chance
