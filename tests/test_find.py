@@ -57,6 +57,35 @@ def test_the_answer_that_was_given_stays_when_constants_change(found, monkeypatc
     assert es.open_study(found.study).finding == found
 
 
+def test_asked_again_with_other_constants_it_gives_the_answer_that_was_given(tmp_path, monkeypatch):
+    options = {"steps": 64, "budget": 4, "out": tmp_path}
+    found = es.find(blobs_problem(), **options)
+    monkeypatch.setattr("etascope.search.race.SEEDS", 2)
+    monkeypatch.setattr("etascope.search.board.OPTIMISTIC", 10.0)
+    assert es.find(blobs_problem(), **options) == found
+    assert steps_in(found) <= 4 * 64
+
+
+def test_once_its_code_is_mended_the_answer_changes_and_is_recorded_anew(tmp_path):
+    broken = True
+
+    def loss(model, batch):
+        x, y = batch
+        found = nn.functional.cross_entropy(model(x), y)
+        if broken and found > 2.5:
+            raise RuntimeError("not so high")
+        return found
+
+    problem = blobs_problem(loss=loss)
+    before = es.find(problem, steps=64, out=tmp_path)
+    broken = False
+    after = es.find(problem, steps=64, out=tmp_path)
+    assert before.edge.lr is None
+    assert after.edge.lr is not None
+    assert es.open_study(tmp_path).finding == after
+    assert es.find(problem, steps=64, out=tmp_path) == after
+
+
 def test_the_verdicts_agree_with_the_finding(found):
     """Fresh seeds are trained at few rates: no rate is called paused for the sake of one."""
     study = es.open_study(found.study)

@@ -296,6 +296,7 @@ METHODS: dict[str, Callable[[Task, int], Answer]] = {
     "etascope find, budget 2": find(2),
     "etascope find, budget 4": find(4),
     "etascope find, budget 8": find(8),
+    "etascope find, budget 12": find(12),
     "torch-lr-finder, steepest": torch_lr_finder,
     "Lightning lr_find": lightning,
     "fastai lr_find, valley": fastai,

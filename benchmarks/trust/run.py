@@ -4,7 +4,8 @@
 
 What is in DIR (by default studies/trust/runs) is not run again, so it may be cut off, and shards
 may run side by side. Each suggestion of `find` is then trained with a fresh seed. What is there in
-the end is gathered in `data/results.jsonl`, one run a line, with the machine beside it.
+the end takes the place of the same runs in `data/results.jsonl`, one a line, and the machine is
+noted beside it.
 """
 
 from __future__ import annotations
@@ -94,11 +95,15 @@ def main() -> None:
 
 
 def gather(work: Path) -> None:
-    """All runs that are there, in the order of methods, tasks and seeds."""
-    runs = [json.loads(path.read_text()) for path in work.glob("*.json")]
+    """The runs of `work` and, of those gathered before, the others; by method, task and seed."""
+    path = DATA / "results.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    lines += [run.read_text() for run in work.glob("*.json")]
+    named = {(r["method"], r["task"], r["seed"]): r for r in map(json.loads, lines)}
+    runs = list(named.values())
     order = {name: place for place, name in enumerate(METHODS)}
     runs.sort(key=lambda run: (order[run["method"]], run["task"], run["seed"]))
-    (DATA / "results.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
+    path.write_text("".join(json.dumps(run) + "\n" for run in runs))
     (DATA / "environment.json").write_text(json.dumps(describe_environment(), indent=1) + "\n")
 
 

@@ -19,6 +19,7 @@ from scipy.special import stdtrit
 
 DATA = Path(__file__).parent / "data"
 OURS = "etascope find, budget 4"
+BUDGETS = (2, 4, 8, 12)
 DRAWS = 10_000  # of the bootstrap over tasks
 LEVEL = 0.95
 
@@ -162,9 +163,7 @@ def share(hits: list[bool]) -> str:
 
 def finding_table(truths: dict[str, Truth], runs: list[dict[str, Any]]) -> str:
     """How well band, edge and status of `find` hold, one column a budget."""
-    columns = {
-        b: [r for r in runs if r["method"] == f"etascope find, budget {b}"] for b in (2, 4, 8)
-    }
+    columns = {b: [r for r in runs if r["method"] == f"etascope find, budget {b}"] for b in BUDGETS}
     rows: dict[str, list[str]] = {}
     for own in columns.values():
         for name, cell in finding_column(truths, own).items():

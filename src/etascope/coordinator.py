@@ -247,6 +247,8 @@ def _race(training: Training, rules: Rules, work: float) -> Study:
     training.aim(rules)
     # What was ended by code that may have been mended since is asked for again.
     tired = {h.trial for h in training.study.trials if h.failure and not h.failure.final}
+    if training.study.concluded and not tired:
+        return training.study
     while True:
         known = [h for h in training.study.trials if h.trial not in tired]
         _, asked = follow(rules, known, training.study.problem.chance)

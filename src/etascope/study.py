@@ -276,6 +276,7 @@ def _read(path: Path) -> tuple[tuple[History, ...], Rules | None, dict[str, Any]
         elif record["kind"] == "burst":
             burst = decode_burst(record, steps)
             bursts.setdefault(burst.trial, []).append(burst)
+            found = None  # an answer stands until more is trained
         elif record["kind"] == "race":
             rules, found = Rules.from_record(record), None
         elif record["kind"] == "finding":

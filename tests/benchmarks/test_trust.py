@@ -75,14 +75,32 @@ def test_a_method_is_run_and_kept(tmp_path, method, monkeypatch):
     assert result["error"] is None
     assert 1e-5 <= result["lr"] <= 10
     assert 0 <= result["cost"] <= 4
-    (tmp_path / "one.json").write_text(json.dumps(result, default=str))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "one.json").write_text(json.dumps(result, default=str))
     monkeypatch.setattr("run.DATA", tmp_path)
-    gather(tmp_path)
+    gather(tmp_path / "runs")
     kept = json.loads((tmp_path / "results.jsonl").read_text())
     assert kept["lr"] == result["lr"]
     if "find" in method:
         kept["regret"] = 0.0
         assert finding_column({TINY.name: TRUTH}, [kept])["runs"] == "1"
+
+
+def test_a_run_takes_the_place_of_the_same_run_and_leaves_the_others(tmp_path, monkeypatch):
+    def run(method, lr):
+        return {"method": method, "task": "t", "seed": 0, "lr": lr}
+
+    old = [run("grid of 4", 0.1), run("default 1e-3", 1e-3)]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "one.json").write_text(json.dumps(run("grid of 4", 0.01)))
+    monkeypatch.setattr("run.DATA", tmp_path)
+    gather(tmp_path / "runs")
+    kept = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in kept] == [
+        run("grid of 4", 0.01),
+        run("default 1e-3", 1e-3),
+    ]
 
 
 def test_a_method_that_raises_gives_no_answer(monkeypatch):
