@@ -182,6 +182,14 @@ def test_a_cluster_that_runs_already_gives_the_study_that_serial_gives(
     assert one.verdicts == two.verdicts
 
 
+def test_a_cluster_finds_what_one_process_finds(ray_connection, tmp_path):
+    options = {"steps": 40, "optimizer": "sgd"}
+    one = es.find(line_problem(), engine="serial", out=tmp_path / "a", **options)
+    two = es.find(line_problem(), engine="ray", workers=2, out=tmp_path / "b", **options)
+    assert two.lr == pytest.approx(one.lr, rel=0.05)
+    assert two.edge.lr == pytest.approx(one.edge.lr, rel=0.05)
+
+
 # Dying ----------------------------------------------------------------------------------------
 
 
