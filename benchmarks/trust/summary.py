@@ -8,6 +8,7 @@ Everything is read from `data/`; nothing is trained.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ from scipy.special import stdtrit
 DATA = Path(__file__).parent / "data"
 OURS = "etascope find, budget 4"
 BUDGETS = (2, 4, 8, 12)
+TOLERANCE = 0.02  # of find, by default
 DRAWS = 10_000  # of the bootstrap over tasks
 LEVEL = 0.95
 
@@ -73,6 +75,11 @@ class Truth(NamedTuple):
 
 def read_truth(path: Path) -> Truth:
     """The ground truth of a task; a trial that failed counts as chance."""
+    return truth_of(*read_trials(path))
+
+
+def read_trials(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """The log rates; the losses and what failed, both [rate, seed]; and the loss of chance."""
     found = json.loads(path.read_text())
     chance = float(found["chance"])
     by_rate: dict[float, list[tuple[float, bool]]] = {}
@@ -81,12 +88,66 @@ def read_truth(path: Path) -> Truth:
         lost = trial["failed"] or not loss < chance
         by_rate.setdefault(trial["lr"], []).append((chance if lost else loss, trial["failed"]))
     lrs = sorted(by_rate)
-    table = np.array([[loss for loss, _ in by_rate[lr]] for lr in lrs])  # [rate, seed]
+    losses = np.array([[loss for loss, _ in by_rate[lr]] for lr in lrs])
     failed = np.array([[lost for _, lost in by_rate[lr]] for lr in lrs])
+    return np.log10(lrs), losses, failed, chance
+
+
+def truth_of(logs: np.ndarray, table: np.ndarray, failed: np.ndarray, chance: float) -> Truth:
+    """The response of some seeds."""
     losses, seeds = table.mean(axis=1), table.shape[1]
     gaps = table - table[np.argmin(losses)]
-    errors = stdtrit(seeds - 1, LEVEL) * gaps.std(axis=1, ddof=1) / math.sqrt(seeds)
-    return Truth(np.log10(lrs), losses, failed.mean(axis=1), chance, errors)
+    spread = gaps.std(axis=1, ddof=1) if seeds > 1 else np.zeros(len(logs))
+    errors = stdtrit(max(1, seeds - 1), LEVEL) * spread / math.sqrt(seeds)
+    return Truth(logs, losses, failed.mean(axis=1), chance, errors)
+
+
+def sweep_bands(seeds: int, share: float) -> dict[str, list[bool]]:
+    """What the band of a whole sweep of so many seeds is worth by the seeds that it has not.
+
+    The sweep is the ground truth's own, the band where its response is within a share of the
+    tolerance. Every choice of seeds on every task counts once.
+    """
+    hits: dict[str, list[bool]] = {"holds": [], "inside": []}
+    for path in sorted((DATA / "truth").glob("*.json")):
+        logs, table, failed, chance = read_trials(path)
+        every = range(table.shape[1])
+        for chosen in itertools.combinations(every, seeds):
+            rest = [seed for seed in every if seed not in chosen]
+            sweep = truth_of(logs, table[:, chosen], failed[:, chosen], chance)
+            truth = truth_of(logs, table[:, rest], failed[:, rest], chance)
+            low, high = _around(sweep, share * TOLERANCE)
+            hits["holds"].append(low <= truth.best <= high)
+            hits["inside"].append(max(truth.regret(10**low), truth.regret(10**high)) <= TOLERANCE)
+    return hits
+
+
+def _around(truth: Truth, allowed: float) -> tuple[float, float]:
+    """The log rates up to which the regret stays within what is allowed, on both sides of best."""
+    fine = np.linspace(truth.logs[0], truth.logs[-1], 12 * (len(truth.logs) - 1) + 1)
+    good = [truth.regret(10**log) <= allowed for log in fine]
+    low = high = int(np.argmin(np.abs(fine - truth.best)))
+    while low > 0 and good[low - 1]:
+        low -= 1
+    while high < len(fine) - 1 and good[high + 1]:
+        high += 1
+    return float(fine[low]) - 1e-9, float(fine[high]) + 1e-9
+
+
+def sweeps_table() -> str:
+    """How well a band can hold at all: those of whole sweeps, by the seeds that they have not."""
+    lines = [
+        "| a whole sweep with | trainings | holds the best rate | both ends within the tolerance |",
+        "| --- | --- | --- | --- |",
+    ]
+    for seeds in (1, 4):
+        for share in (0.15, 0.3, 0.5, 0.7, 1.0):
+            hits = sweep_bands(seeds, share)
+            lines.append(
+                f"| {seeds} of 5 seeds, {100 * share:.0f} % of the tolerance | {25 * seeds} "
+                f"| {100 * np.mean(hits['holds']):.0f} % | {100 * np.mean(hits['inside']):.0f} % |"
+            )
+    return "\n".join(lines)
 
 
 def read() -> tuple[dict[str, Truth], list[dict[str, Any]]]:
@@ -176,7 +237,7 @@ def finding_table(truths: dict[str, Truth], runs: list[dict[str, Any]]) -> str:
 def finding_column(truths: dict[str, Truth], own: list[dict[str, Any]]) -> dict[str, str]:
     """What one budget came to."""
     held, inside, covered, narrow, regrets = [], [], [], [], []
-    nearly, within = [], []
+    nearly, within, lucky = [], [], []
     resolved = [run for run in own if run["finding"]["status"] == "resolved"]
     for run in own:
         truth, found = truths[run["task"]], run["finding"]
@@ -184,14 +245,18 @@ def finding_column(truths: dict[str, Truth], own: list[dict[str, Any]]) -> dict[
             low, high = found["band"]
             held.append(math.log10(low) - 1e-9 <= truth.best <= math.log10(high) + 1e-9)
             inside.append(max(truth.regret(low), truth.regret(high)) <= found["tolerance"])
-            grid = np.linspace(math.log10(low), math.log10(high), 50)
-            nearly.append(min(truth.surely(10**log) for log in grid) <= 0)
+            # Between two rates of the truth all is linear: an end or one of them is the lowest.
+            inner = [10**log for log in truth.logs if math.log10(low) <= log <= math.log10(high)]
+            nearly.append(held[-1] or min(truth.surely(lr) for lr in (low, high, *inner)) <= 0)
             within.append(max(truth.surely(low), truth.surely(high)) <= found["tolerance"])
         edge, true = found["edge"], truth.edge
         if true is not None and edge["lr"] is not None:
             low, high = (float(edge[end]) for end in ("low", "high"))
             hit = (low == 0 or math.log10(low) <= true) and true <= math.log10(high)
             covered.append(hit)
+            luck = truth.logs[(truth.failed > 0) & (truth.failed < 1)]
+            span = (math.log10(low) if low > 0 else -math.inf, math.log10(high))
+            lucky.append(hit or bool(((luck >= span[0]) & (luck <= span[1])).any()))
             if low > 0 and math.log10(high / low) <= 0.5:
                 narrow.append(hit)
         fresh = run.get("fresh")
@@ -211,6 +276,7 @@ def finding_column(truths: dict[str, Truth], own: list[dict[str, Any]]) -> dict[
         "both ends of the band within the tolerance": share(inside),
         "… or not surely beyond it": share(within),
         "edge in its interval": share(covered),
+        "… or a rate where some seeds fail and others do not": share(lucky),
         "interval of half a decade or less": f"{len(narrow)} of {len(own)}",
         "edge in such an interval": share(narrow),
         "failed with a fresh seed": f"{broke} of {len(own)}",
@@ -283,7 +349,8 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
     truths, runs = read()
-    print(methods_table(runs), tasks_table(truths, runs), finding_table(truths, runs), sep="\n\n")
+    tables = methods_table(runs), tasks_table(truths, runs), finding_table(truths, runs)
+    print(*tables, sweeps_table(), sep="\n\n")
     if given.picture is not None:
         picture(truths, runs, given.picture)
 

@@ -6,7 +6,16 @@ import math
 import numpy as np
 import pytest
 from run import fresh_training, gather, measure
-from summary import Truth, by_task, finding_column, interval, read, read_truth
+from summary import (
+    Truth,
+    by_task,
+    finding_column,
+    interval,
+    read,
+    read_truth,
+    sweep_bands,
+    truth_of,
+)
 from tasks import DEVELOPMENT, JUDGED, TRUTH_SEEDS, Task
 from truth import digest
 
@@ -34,6 +43,29 @@ def test_what_a_regret_is_at_least_allows_for_the_error_of_the_truth():
 def test_the_edge_lies_where_half_of_the_seeds_fail():
     assert TRUTH.edge == pytest.approx(-1 + 0.3 / 0.8)
     assert TRUTH._replace(failed=np.zeros(4)).edge is None
+
+
+def test_the_band_of_a_sweep_is_judged_by_the_other_seeds(tmp_path, monkeypatch):
+    lrs, losses = [1e-3, 1e-2, 1e-1], [1.0, 0.2, 1.0]
+    trials = [
+        {"lr": lr, "loss": loss + level, "failed": False}
+        for lr, loss in zip(lrs, losses, strict=True)
+        for level in (0.0, 0.1, 0.2)
+    ]
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth" / "a.json").write_text(json.dumps({"chance": 2.0, "trials": trials}))
+    monkeypatch.setattr("summary.DATA", tmp_path)
+    # Seeds differ in level only: every one of them knows what the others say.
+    for seeds in (1, 2):
+        assert sweep_bands(seeds, 1.0) == {"holds": [True] * 3, "inside": [True] * 3}
+    wide = sweep_bands(1, 40.0)
+    assert wide == {"holds": [True] * 3, "inside": [False] * 3}
+
+
+def test_one_seed_says_nothing_of_the_error():
+    one = truth_of(LOGS, LOSSES[:, None], np.zeros((4, 1)), 2.0)
+    assert not one.errors.any()
+    assert one.best == -2
 
 
 def test_the_tables_need_no_training_and_cover_every_task():
