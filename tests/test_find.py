@@ -14,6 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import etascope as es
+from etascope.reporting.found import standing
+from etascope.search.finding import Standing
 
 
 def steps_in(finding):
@@ -92,6 +94,21 @@ def test_the_verdicts_agree_with_the_finding(found):
     trained = {h.trial.lr for h in study.trials if h.trial.seed == 0 and h.step == 64}
     assert study.best in trained
     assert not study.verdicts[study.best].provisional
+
+
+def test_every_rate_of_the_race_is_told_how_it_stands(found):
+    finding = replace(found, lr=0.01, band=(0.008, 0.02), loss=0.1, chance=1.1)
+
+    def told(lr, expected, failed=False):
+        return standing(finding, Standing(lr, 64, 1, 0.5, failed, expected))
+
+    assert told(0.01, 0.1) == "suggested"
+    assert told(0.009, 0.11) == "as good"
+    assert told(0.005, 0.115) == told(0.03, 0.115) == "about 1.5 % worse"
+    assert told(0.001, 0.3) == "too slow: about 20 % worse"
+    assert told(0.1, 0.3) == "too high: about 20 % worse"
+    assert (told(0.0001, None), told(0.2, None)) == ("too slow", "learns")
+    assert (told(0.0001, None, True), told(1.0, None, True)) == ("too slow so far", "failed")
 
 
 class CrashError(KeyboardInterrupt):

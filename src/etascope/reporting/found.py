@@ -49,5 +49,7 @@ def standing(finding: Finding, found: Standing) -> str:
     if found.expected is None or finding.loss is None:
         return "too slow" if slow else "learns"
     behind = (found.expected - finding.loss) / max(finding.chance - finding.loss, 1e-300)
-    far = f"{'too slow' if slow else 'too high'}: about {100 * behind:.2g} % worse"
-    return far if behind > finding.tolerance else "given up"
+    told = f"about {100 * behind:.2g} % worse"
+    if behind <= finding.tolerance:
+        return told  # as good perhaps, but not shown to be
+    return f"{'too slow' if slow else 'too high'}: {told}"
