@@ -94,6 +94,9 @@ def test_the_verdicts_agree_with_the_finding(found):
     trained = {h.trial.lr for h in study.trials if h.trial.seed == 0 and h.step == 64}
     assert study.best in trained
     assert not study.verdicts[study.best].provisional
+    names = {lr: verdict.name for lr, verdict in study.verdicts.items()}
+    assert list(names.values()).count("best") == 1
+    assert names[found.lr] in ("best", "good")
 
 
 def test_every_rate_of_the_race_is_told_how_it_stands(found):

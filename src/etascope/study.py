@@ -97,13 +97,10 @@ class Study:
         A race trains fresh seeds at few rates and not as far: its rates are judged by the first
         seed, which all of them have.
         """
-        whole = judge(self.trials, self.problem.chance, self.horizon)
-        if self.rules is None:
-            return whole
-        first = [h for h in self.trials if h.trial.seed == self.rules.seed]
-        found = judge(first, self.problem.chance, self.horizon)
-        rates, trials = {**whole.rates, **found.rates}, {**whole.trials, **found.trials}
-        return replace(found, rates=rates, trials=trials)
+        seed, found = None if self.rules is None else self.rules.seed, self.finding
+        confirmed = found.lr if found is not None and found.status == "resolved" else None
+        facts = self.problem.chance
+        return judge(self.trials, facts, self.horizon, seed=seed, confirmed=confirmed)
 
     @property
     def concluded(self) -> bool:

@@ -120,6 +120,32 @@ def test_seeds_are_compared_pair_by_pair():
     assert found.rates[0.01].evidence["gap"] == pytest.approx(0.1)
 
 
+def test_the_rates_of_a_race_are_compared_by_the_seed_that_all_of_them_have():
+    pair = [history(0.01, 0.10, 0.97), history(0.1, 0.30, 0.92)]
+    fresh = [
+        history(0.02, 0.05, 0.98, seed=1),  # lower than the best, but of a luckier seed
+        history(0.05, 0.05, 0.98, seed=1),
+        history(0.1, 0.05, 0.98, seed=1),
+        diverged(0.9, seed=1),
+    ]
+    found = judge([*pair, *fresh], CHANCE, 100, seed=0, confirmed=0.02)
+    told = {lr: verdict.name for lr, verdict in found.rates.items()}
+    assert found.best == 0.01
+    assert told == {
+        0.01: "best",
+        0.02: "good",
+        0.05: "undecided",
+        0.1: "undecided",
+        0.9: "diverged",
+    }
+    assert "a smaller rate does better" in found.rates[0.1].reason
+    assert "no pair" in found.rates[0.05].reason
+    assert found.band == (0.01, 0.02)
+    assert {t: v.name for t, v in found.trials.items() if t.lr < 0.9} == {
+        h.trial: told[h.trial.lr] for h in [*pair, *fresh] if h.trial.lr < 0.9
+    }
+
+
 def test_a_paused_rate_is_compared_at_its_own_step_and_stays_provisional():
     early = evaluation(20, 0.5, 0.9)
     runs = history(1e-3, 0.06, 0.98)

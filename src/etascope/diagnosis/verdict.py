@@ -35,6 +35,8 @@ def judge(
     *,
     tolerance: float = TOLERANCE,
     alpha: float = ALPHA,
+    seed: int | None = None,
+    confirmed: float | None = None,
 ) -> Judgement:
     """Judge every trial and every rate of a study.
 
@@ -54,6 +56,9 @@ def judge(
             minus best loss.
         alpha: the probability, over all trials, of calling a trial at chance a learner, and
             likewise of calling a rate worse than another that is as good.
+        seed: of a race, the one that rates are compared by: others are trained at few rates, and
+            not as far.
+        confirmed: of a race, the rate that its fresh seeds confirm.
 
     Returns:
         A verdict for every rate and every trial, the best rate (None if none learned) and its
@@ -70,7 +75,11 @@ def judge(
         if settled is not None:
             rates[lr] = settled
         else:
-            learners[lr] = group
+            learners[lr] = [h for h in group if seed is None or h.trial.seed == seed]
+            if not learners[lr]:
+                furthest = max((trials[h.trial] for h in group), key=lambda v: v.step)
+                rates[lr] = _unpaired(furthest, confirmed=lr == confirmed)
+                del learners[lr]
     compared, best = compare(learners, chance, horizon, tolerance, alpha)
     rates = dict(sorted({**rates, **compared}.items()))
     for history in histories:
@@ -109,6 +118,15 @@ def _settle(verdicts: Sequence[Verdict], trials: int) -> Verdict | None:
         reason = f"{counted(trials - len(verdicts), 'seed')} still to come"
         return Verdict("undecided", 0, True, reason)
     return None
+
+
+def _unpaired(alone: Verdict, *, confirmed: bool) -> Verdict:
+    """The verdict of a rate that learns, and that a race has trained with fresh seeds only."""
+    if confirmed:
+        reason = "the race suggests it, and with fresh seeds it came out as expected"
+        return replace(alone, name="good", reason=reason)
+    reason = "it learns, with fresh seeds only: there is no pair to compare with the best rate"
+    return replace(alone, name="undecided", reason=reason)
 
 
 def _of_rate(history: History, alone: Verdict | None, rate: Verdict, horizon: int) -> Verdict:
