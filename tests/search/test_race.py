@@ -4,7 +4,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from worlds import CHANCE, bowl, outcomes, played, rules
 
@@ -142,13 +142,14 @@ def test_refining_the_rates_moves_the_answer_by_less_than_its_band(finer):
 
 
 @given(st.lists(st.floats(1e-8, 1e3), min_size=1, max_size=30))
+@example([10.0, 161.0, 402.0])
 def test_a_ladder_has_its_ends_and_steps_of_about_half_a_decade(lrs):
     ladder = ladder_of(lrs)
     assert ladder[0] == min(lrs)
     assert ladder[-1] == max(lrs)
     assert list(ladder) == sorted(set(ladder))
     steps = [decades(b, a) for a, b in itertools.pairwise(ladder)]
-    assert all(step < 2 * SPACING for step in steps)
+    assert all(step < 1.6 * SPACING for step in steps)
     assert all(step > 0.6 * SPACING for step in steps[:-1])
 
 

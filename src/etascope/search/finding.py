@@ -205,9 +205,11 @@ def conclude(board: Board, waiting: Round | None = None) -> Finding:
 def _why(board: Board, lr: float | None) -> str:
     last, first = board.rules.last, board.rules.seed
     seeds = [t.seed for t, at in board.at.items() if t.lr == lr and last in at and t.seed != first]
+    rates, fresh = len(board.rates(last)), len(seeds)
     return (
-        f"{counted(len(board.rates(last)), 'rate')} trained to the horizon leave no neighbour that "
-        f"could be better, and {counted(len(seeds), 'fresh seed')} confirms it"
+        f"{counted(rates, 'rate')} trained to the horizon {'leaves' if rates == 1 else 'leave'} no "
+        f"neighbour that could be better, and {counted(fresh, 'fresh seed')} "
+        f"{'confirms' if fresh == 1 else 'confirm'} it"
     )
 
 

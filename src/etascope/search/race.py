@@ -77,14 +77,16 @@ def ladder_of(lrs: Iterable[float]) -> tuple[float, ...]:
         (0.01, 0.0316228, 0.1, 0.316228, 1.0)
     """
     ordered = sorted(lrs)
-    ladder = ordered[:1]
+    kept = ordered[:1]
     for lr in ordered[1:]:
-        if math.log10(lr / ladder[-1]) < CLOSEST * SPACING:
-            continue
-        count = max(1, round(math.log10(lr / ladder[-1]) / SPACING))
-        ladder += logspace(ladder[-1], lr, count + 1)[1:]
-    if ladder[-1] != ordered[-1]:
-        ladder = [*ladder[: max(1, len(ladder) - 1)], ordered[-1]]
+        if math.log10(lr / kept[-1]) >= CLOSEST * SPACING:
+            kept.append(lr)
+    if kept[-1] != ordered[-1]:
+        kept = [*kept[: max(1, len(kept) - 1)], ordered[-1]]
+    ladder = kept[:1]
+    for low, high in itertools.pairwise(kept):
+        count = max(1, round(math.log10(high / low) / SPACING))
+        ladder += logspace(low, high, count + 1)[1:]
     return tuple(ladder)
 
 
