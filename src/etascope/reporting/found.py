@@ -43,7 +43,8 @@ def standing(finding: Finding, found: Standing) -> str:
         return "suggested"
     if low <= found.lr <= high:
         return "as good"
-    slow = best is not None and found.lr < best
+    learned = [other.lr for other in finding.rates if not other.failed]
+    slow = found.lr < (best if best is not None else max(learned, default=0.0))
     if found.failed:
         return "too slow so far" if slow else "failed"
     if found.expected is None or finding.loss is None:
