@@ -114,6 +114,7 @@ def test_every_rate_of_the_race_is_told_how_it_stands(found):
     assert (told(0.0001, None, True), told(1.0, None, True)) == ("too slow so far", "failed")
     rates = (Standing(0.01, 3, 1, 0.5, False, None),)
     finding = replace(found, lr=None, band=None, rates=rates)
+    assert (told(0.001, None), told(0.01, None)) == ("learns", "learns")
     assert (told(0.0001, None, True), told(1.0, None, True)) == ("too slow so far", "failed")
 
 

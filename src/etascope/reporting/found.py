@@ -48,7 +48,7 @@ def standing(finding: Finding, found: Standing) -> str:
     if found.failed:
         return "too slow so far" if slow else "failed"
     if found.expected is None or finding.loss is None:
-        return "too slow" if slow else "learns"
+        return "too slow" if slow and best is not None else "learns"
     behind = (found.expected - finding.loss) / max(finding.chance - finding.loss, 1e-300)
     told = f"about {100 * behind:.2g} % worse"
     if behind <= finding.tolerance:
