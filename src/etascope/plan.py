@@ -23,7 +23,7 @@ SCHEDULES = ("constant", "cosine", "step", "linear-warmup", "one-cycle")
 ENGINES = ("auto", "serial", "processes", "stacked", "ray")
 PRECISIONS = ("float32", "bfloat16")
 STEPS = 1000  # the horizon where the command line is given none
-BUDGET = 8.0  # what `find` may spend, in full trainings: a tenth of 27 rates with 3 seeds
+BUDGET = 12.0  # what `find` may spend, in full trainings: a tenth of 25 rates with 5 seeds
 # The built-in experiment trains two rates to the horizon, and pauses a ladder of others.
 DEMO_BUDGET = 5.0  # of which a part is trained already
 HIGH, LOW, LADDER = 0.5, 0.001, (1e-5, 1e-4, 1e-2, 1e-1, 1.0)
