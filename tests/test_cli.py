@@ -351,6 +351,7 @@ def test_find_prints_the_answer_and_json_and_can_be_drawn(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Use a learning rate of" in done.stdout
     assert "full trainings, of the 4 allowed" in done.stdout
+    assert "at most 4 full trainings of 40 steps" in done.stderr.partition("loss")[0]
     again = etascope(*words, "--json")
     finding = json.loads(again.stdout)
     assert f"{finding['lr']:g}" in done.stdout.replace("e-0", "e-")

@@ -24,6 +24,7 @@ from etascope.search.board import Rules
 from etascope.search.grid import remaining
 from etascope.state import Packed
 from etascope.study import Study, open_study
+from etascope.words import counted
 
 
 class Progress(Protocol):
@@ -105,10 +106,13 @@ class Training:
         self._held.close()
 
     def aim(self, rules: Rules) -> None:
-        """Note the rules of the race that trials are trained for from here on."""
+        """Note the rules of the race that trials are trained for from here on, and announce it."""
         if self.study.rules != rules:
             self._journal.aim(asdict(rules))
             self.study = open_study(self._journal.directory)
+        if not self.study.concluded:
+            trainings = f"{rules.budget:g} full trainings of {counted(rules.horizon, 'step')}"
+            self._progress.note(f"at most {trainings}, fewer if nothing is left open")
 
     def conclude(self) -> Study:
         """Note the answer of a race that has come to its end, and return the study."""
