@@ -115,6 +115,17 @@ def test_where_nothing_learns_there_is_no_suggestion():
     assert suggestion(board) is None
 
 
+@pytest.mark.parametrize("side", [-1, 1])
+def test_where_nothing_learns_the_ladder_has_an_end_and_the_budget_is_not_used_up(side):
+    """The score never reaches chance, and is a little lower at every further rate."""
+    board, _ = played(lambda trial, share: CHANCE + 2.0 ** (-side * math.log10(trial.lr)))
+    assert suggestion(board) is None
+    assert 1e-14 < min(board.ladder) < max(board.ladder) < 1e10
+    assert board.spent < board.rules.budget / 2
+    edge = board.edge()
+    assert (edge.lr, edge.low, edge.high) == (None, 0.0, math.inf)
+
+
 def test_a_budget_that_is_too_small_says_so():
     board, _ = played(bowl(), budget=1.0)
     assert doubts(board)

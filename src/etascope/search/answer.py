@@ -86,7 +86,7 @@ def contenders_left(board: Board) -> list[float]:
     if leader is None:
         return []
     if board.score(leader, last) < chance:
-        around = [board.neighbour(leader, side) for side in (-1, 1)]
+        around = board.neighbours(leader)
     else:
         around = [lr for lr in board.rates(0) if _seen(board, lr) < chance]
     open_ = [lr for lr in around if board.outcome(lr, last) is None and not board.hopeless(lr)]

@@ -13,6 +13,7 @@ from etascope.search.edge import Edge, Sign, find_edge
 OPTIMISTIC, PESSIMISTIC = 1.5, 0.5  # times the fall per doubling of time that was last seen
 FULL = 0.99  # of the peak: the schedule has reached it
 SPACING = 0.5  # decades between two rates of a ladder that goes on beyond its end
+BEYOND = 8  # decades that a ladder may go on beyond its ends
 
 
 class Outcome(NamedTuple):
@@ -129,14 +130,24 @@ class Board:
         trial = TrialId(lr, self.rules.seed if seed is None else seed)
         return max(self.at.get(trial, {}), default=None)
 
-    def neighbour(self, lr: float, side: int) -> float:
-        """The next rate of the ladder; beyond its end it goes on in half decades, roughly."""
+    def neighbour(self, lr: float, side: int) -> float | None:
+        """The next rate of the ladder, which goes on beyond its ends in half decades, roughly.
+
+        None where that would be too far beyond: there may be nothing to find.
+        """
         place = self.ladder.index(lr) + side
         if 0 <= place < len(self.ladder):
             return self.ladder[place]
         further = float(f"{lr * 10 ** (SPACING * side):.1g}")
+        if max(self.rules.ladder[0] / further, further / self.rules.ladder[-1]) > 10.0**BEYOND:
+            return None
         self.ladder.insert(0 if side < 0 else len(self.ladder), further)
         return further
+
+    def neighbours(self, lr: float) -> list[float]:
+        """The rates on both sides of one, the lower first."""
+        found = [self.neighbour(lr, side) for side in (-1, 1)]
+        return [rate for rate in found if rate is not None]
 
     def falls(self, lr: float, stop: int) -> tuple[float, float]:
         """How far the score fell per doubling of time: since the stop before, and on average.
@@ -223,11 +234,13 @@ class Board:
     def signs(self) -> list[Sign]:
         """What each trial says of the edge, by where it stands.
 
-        A rate below the best that has not left chance yet is slow, and says nothing. Before the
-        schedule has reached the full rate a trial speaks of the rate that it has reached, and
-        during the look only one that stands above chance says anything.
+        A rate below the best that has not left chance yet is slow, and says nothing; nor does any
+        that merely stays at chance where nothing is learned at all. Before the schedule has reached
+        the full rate a trial speaks of the rate that it has reached, and during the look only one
+        that stands above chance says anything.
         """
         rules = self.rules
+        learned = any(not stops[max(stops)].failed for stops in self.at.values())
         leaders = [self.leader(stop) for stop in range(rules.last + 1)]
         best = next((lr for lr in reversed(leaders) if lr is not None), 0.0)
         signs = []
@@ -239,6 +252,6 @@ class Board:
             if outcome.ended:
                 if outcome.failed:
                     signs.append(Sign(trial.lr, 1.0, True))
-            elif stop > 0 or outcome.score > rules.chance:
+            elif learned and (stop > 0 or outcome.score > rules.chance):
                 signs.append(Sign(trial.lr * rules.reach[stop], rules.share(stop), outcome.failed))
         return signs

@@ -29,7 +29,6 @@ SEEDS = 5  # at most, however large the budget
 NARROW = 0.5  # decades: an edge known that well is settled
 NEAR = 0.15  # decades: trials that speak of the same place
 LEAST = 3  # steps of the look
-BEYOND = 5  # decades that the ladder may go on beyond its ends
 CLOSEST = 0.8  # of the spacing of a ladder: rates that lie closer are left out
 EDGE_TRIALS = 16  # at most, to place the edge
 
@@ -135,16 +134,14 @@ def _look(board: Board) -> Play:
     failed; but not without end, since there may be nothing to learn.
     """
     yield from _train(board, [*board.ladder[::2], board.ladder[-1]], 0, "a look over the ladder")
-    for _ in range(BEYOND):
-        if board.leader(0) is not None:
-            break
-        lower = board.neighbour(board.neighbour(board.ladder[0], -1), -1)
-        yield from _train(board, [lower], 0, "a look further down, since every rate failed")
-    for _ in range(round(BEYOND / SPACING)):
-        if (leader := board.leader(0)) is None:
+    while board.leader(0) is None:
+        between = board.neighbour(board.ladder[0], -1)
+        lower = None if between is None else board.neighbour(between, -1)
+        if lower is None:
             return
-        around = [board.neighbour(leader, side) for side in (-1, 1)]
-        new = [lr for lr in around if board.outcome(lr, 0) is None]
+        yield from _train(board, [lower], 0, "a look further down, since every rate failed")
+    while (leader := board.leader(0)) is not None:
+        new = [lr for lr in board.neighbours(leader) if board.outcome(lr, 0) is None]
         yield from _train(board, new, 0, f"a look around {rate(leader)}")
         if all(board.outcome(lr, 0) is None for lr in new):
             return
@@ -162,10 +159,12 @@ def _heat(board: Board, stop: int) -> Play:
         if side == 0:
             return
         beyond = board.neighbour(leader, side)
+        if beyond is None or board.hopeless(beyond):
+            return
         trial = TrialId(beyond, board.rules.seed)
         # It must leave enough to train a rate to the horizon.
         rest = 1 - board.rules.share(stop)
-        if board.hopeless(beyond) or board.price(trial, stop) + rest > board.left:
+        if board.price(trial, stop) + rest > board.left:
             return
         why = f"{rate(leader)} leads at the border of the heat"
         yield from _train(board, [beyond], stop, why)
@@ -181,7 +180,7 @@ def _contenders(board: Board, stop: int) -> list[float]:
         # The look is too short for more than to say where to begin. A larger rate that stands
         # above chance while others are below it is on its way out.
         chance = board.rules.chance
-        around = [leader, board.neighbour(leader, -1), board.neighbour(leader, 1)]
+        around = [leader, *board.neighbours(leader)]
         learned = board.score(leader, 0) < chance
         return [lr for lr in around if lr <= leader or not learned or board.score(lr, 0) <= chance]
     rates = [lr for lr in board.rates(before) if not board.hopeless(lr)]
@@ -216,6 +215,8 @@ def _bracket(board: Board) -> Play:
 def _confirm(board: Board) -> Play:
     """A fresh seed for the suggestion, then the edge, then more seeds, while any of it is open."""
     first = board.rules.seed
+    if suggestion(board) is None:
+        return
     yield from _fresh(board, first + 1)
     yield from _place_edge(board)
     for seed in range(first + 1, first + SEEDS):
@@ -254,6 +255,8 @@ def _place_edge(board: Board) -> Play:
         if edge.decades <= NARROW:
             return
         lr = board.neighbour(board.ladder[-1], 1) if edge.lr is None else float(f"{edge.lr:.2g}")
+        if lr is None:
+            return
         near = [sign for sign in board.signs() if abs(math.log10(sign.lr / lr)) < NEAR]
         while stop < rules.last and sum(s.share >= rules.share(stop) for s in near) >= 2:
             stop += 1
