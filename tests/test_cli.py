@@ -360,6 +360,31 @@ def test_find_prints_the_answer_and_json_and_can_be_drawn(tmp_path):
     assert shown.stdout.split() == done.stdout.partition("\n\nThe study")[0].split()
 
 
+OWN = """
+import torch, etascope as es
+x = torch.linspace(-1, 1, 64)[:, None]
+def make_state(lr):
+    model = torch.nn.Linear(1, 1)
+    return {"model": model, "sgd": torch.optim.SGD(model.parameters(), lr)}
+def evaluate(state, batch):
+    return (state["model"](batch[0]) - batch[1]).square().mean()
+def step(state, batch):
+    loss = evaluate(state, batch)
+    state["sgd"].zero_grad()
+    loss.backward()
+    state["sgd"].step()
+    return loss
+problem = es.Problem.from_step(make_state, step, evaluate, train=(x, 3 * x), valid=(x, 3 * x))
+"""
+
+
+def test_a_problem_that_owns_its_step_is_found_for_from_the_shell(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    done = etascope("find", "own.py:problem", "--steps", 40, "--budget", 4, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Use a learning rate of" in done.stdout
+
+
 def test_several_optimizers_are_compared(tmp_path):
     done = etascope(
         "find", BLOBS, "--steps", 30, "--budget", 3, "--out", tmp_path / "both",

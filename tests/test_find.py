@@ -339,6 +339,21 @@ def test_a_loss_that_is_constant_has_no_answer(tmp_path):
     assert "knowing nothing" in found.reason
 
 
+def test_where_nothing_can_be_learned_no_budget_and_no_edge_is_named(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(400, 5, generator=generator), torch.randint(2, (400,), generator=generator)
+    problem = blobs_problem(
+        model=lambda: nn.Linear(5, 2),
+        train=(x[:200], y[:200]),
+        valid=(x[200:300], y[200:300]),
+        test=(x[300:], y[300:]),
+    )
+    found = es.find(problem, steps=40, out=tmp_path)
+    assert (found.lr, found.status, found.needed, found.edge.lr) == (None, "unresolved", None, None)
+    assert found.cost < found.budget / 2
+    assert {standing(found, rate) for rate in found.rates} <= {"no better than chance", "failed"}
+
+
 def test_a_model_without_parameters_is_refused(tmp_path):
     with pytest.raises(es.UsageError, match="no parameter to train"):
         es.find(line_problem(model=nn.Identity), steps=20, out=tmp_path)

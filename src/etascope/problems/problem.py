@@ -79,7 +79,6 @@ class Problem:
     batch_size: int = 50
     name: str = "problem"
     reference: str | None = None
-    owns_step: bool = field(default=False, init=False)
     sources: dict[Literal["train", "valid", "test"], Source] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -149,7 +148,7 @@ class Problem:
         for name, part in {"make_state": make_state, "step": step, "evaluate": evaluate}.items():
             if not callable(part):
                 raise UsageError(f"{name} is a {type(part).__name__}; it must be a function")
-        problem = cls(
+        return cls(
             model=partial(Owned, make_state),
             loss=loss_of(step, evaluate),
             train=train,
@@ -157,8 +156,11 @@ class Problem:
             metric=None if metric is None else metric_of(metric),
             **more,
         )
-        object.__setattr__(problem, "owns_step", True)
-        return problem
+
+    @property
+    def owns_step(self) -> bool:
+        """Whether it takes its training steps itself: it was made by `from_step`."""
+        return isinstance(self.model, partial) and self.model.func is Owned
 
     @property
     def torch_device(self) -> torch.device:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from etascope.reporting.words import counted, number, rate
 from etascope.search.finding import Finding, Standing
 
@@ -45,12 +47,13 @@ def standing(finding: Finding, found: Standing) -> str:
         return "as good"
     learned = [other.lr for other in finding.rates if not other.failed]
     slow = found.lr < (best if best is not None else max(learned, default=0.0))
-    if found.failed:
+    if found.failed and (slow or learned or not math.isfinite(found.score)):
         return "too slow so far" if slow else "failed"
+    if found.failed:
+        return "no better than chance"
     if found.expected is None or finding.loss is None:
         return "too slow" if slow and best is not None else "learns"
     behind = (found.expected - finding.loss) / max(finding.chance - finding.loss, 1e-300)
-    told = f"about {100 * behind:.2g} % worse"
-    if behind <= finding.tolerance:
-        return told  # as good perhaps, but not shown to be
-    return f"{'too slow' if slow else 'too high'}: {told}"
+    # Where it is within the tolerance it may be as good, but was not shown to be.
+    side = "" if behind <= finding.tolerance else "too slow: " if slow else "too high: "
+    return f"{side}about {100 * behind:.2g} % worse"

@@ -51,7 +51,8 @@ class Finding:
         reason: what the status rests on; for `unresolved` what would settle it.
         cost: what was trained for it, in full trainings; never more than `budget`.
         budget: what might have been.
-        needed: the budget that would probably settle it; None where it is settled.
+        needed: the budget that would probably settle it; None where it is settled, or where a
+            larger budget would not help.
         safety: decades from the rate up to the edge; None where no edge is known.
         note: how far below the edge the rate lies, and how well that is known, in words.
         loss: the score expected at `lr`, of `chance`: the held-out loss, or the metric, negative
@@ -177,7 +178,7 @@ def conclude(board: Board, waiting: Round | None = None) -> Finding:
     found = response(board)
     ends = None if lr is None else good_rates(board, lr)
     reasons = [doubt.reason for doubt in open_] if lr is not None else [_nothing(board)]
-    needed = board.spent + sum(doubt.price for doubt in open_) if open_ else None
+    needed = math.ceil(10 * (board.spent + sum(doubt.price for doubt in open_))) / 10
     if waiting is not None:
         reasons = [f"it was stopped before it was done ({waiting.why} is next)"]
     settled = not reasons
@@ -191,7 +192,8 @@ def conclude(board: Board, waiting: Round | None = None) -> Finding:
         reason=_why(board, lr) if settled else listed(reasons),
         cost=board.spent,
         budget=rules.budget,
-        needed=None if settled or needed is None else math.ceil(10 * needed) / 10,
+        # Where the race ended for another reason than its budget, a larger one is no remedy.
+        needed=None if settled or needed <= rules.budget else needed,
         safety=None if lr is None or edge.lr is None else math.log10(edge.lr / lr),
         note=_safety(lr, edge),
         loss=min(found.values(), default=None) if lr is not None else None,
