@@ -154,13 +154,17 @@ def doubts(board: Board) -> list[Doubt]:
 
 
 def _excess(board: Board, lr: float, seed: int, expected: Mapping[float, float]) -> float:
-    """How much worse a seed came out than expected, beside what it does to other rates too."""
+    """How much worse a seed came out than expected, beside what it does to other rates too.
+
+    Of the others only those count of which the first seed says what is to be expected.
+    """
     last = board.rules.last
+    known = set(board.rates(last))
 
     def gap(lr: float) -> float:
         outcome = board.outcome(lr, last, seed)
         assert outcome is not None
         return capped(board, outcome) - expected.get(lr, min(expected.values()))
 
-    others = [gap(other) for other in board.rates(last, seed) if other != lr]
+    others = [gap(other) for other in board.rates(last, seed) if other != lr and other in known]
     return gap(lr) - (sum(others) / len(others) if others else 0.0)
