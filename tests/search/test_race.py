@@ -93,6 +93,13 @@ def test_the_ladder_goes_on_where_the_best_lies_beyond_it():
         assert decades(suggestion(board), best) < 0.2
 
 
+def test_a_ladder_that_goes_on_keeps_to_half_decades():
+    board = Board(rules(ladder=(1e-5, 0.5)))
+    for side, steps in ((-1, [3e-6, 1e-6, 3e-7, 1e-7]), (1, [1.0, 3.0, 10.0, 30.0, 100.0])):
+        for expected in steps:
+            assert board.neighbour(board.ladder[0 if side < 0 else -1], side) == expected
+
+
 def test_a_suggestion_that_fails_with_a_fresh_seed_moves():
     def world(trial, share):
         unlucky = trial.seed != 0 and trial.lr > 0.008

@@ -12,7 +12,7 @@ from etascope.search.edge import Edge, Sign, find_edge
 
 OPTIMISTIC, PESSIMISTIC = 1.5, 0.5  # times the fall per doubling of time that was last seen
 FULL = 0.99  # of the peak: the schedule has reached it
-SPACING = 0.5  # decades between two rates of a ladder that goes on beyond its end
+SPACING = 0.5  # decades between two rates of a ladder that is filled or goes on: 1, 3, 10
 BEYOND = 8  # decades that a ladder may go on beyond its ends
 
 
@@ -131,14 +131,14 @@ class Board:
         return max(self.at.get(trial, {}), default=None)
 
     def neighbour(self, lr: float, side: int) -> float | None:
-        """The next rate of the ladder, which goes on beyond its ends in half decades, roughly.
+        """The next rate of the ladder, which goes on beyond its ends in half decades: 1, 3, 10.
 
         None where that would be too far beyond: there may be nothing to find.
         """
         place = self.ladder.index(lr) + side
         if 0 <= place < len(self.ladder):
             return self.ladder[place]
-        further = float(f"{lr * 10 ** (SPACING * side):.1g}")
+        further = float(f"{10 ** (SPACING * round(math.log10(lr) / SPACING + side)):.1g}")
         if max(self.rules.ladder[0] / further, further / self.rules.ladder[-1]) > 10.0**BEYOND:
             return None
         self.ladder.insert(0 if side < 0 else len(self.ladder), further)
