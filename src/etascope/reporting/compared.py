@@ -9,13 +9,16 @@ from typing import NamedTuple
 from etascope.diagnosis.sensitivity import sensitivity
 from etascope.errors import UsageError
 from etascope.records import History
-from etascope.reporting.axes import log_range, log_ticks
+from etascope.reporting.axes import Range, log_range, log_ticks, plain_range
 from etascope.reporting.figures import Figure, Trace, axis, label, layout, line, plain
 from etascope.reporting.palette import MARKS
 from etascope.reporting.words import number, rate
 from etascope.study import Study
 
 COLOURS = ("best", "diverged", "good", "stuck", "slow", "undecided")  # of the verdicts, in turn
+SYMBOLS = {mark.css: mark.plotly for mark in MARKS.values()}
+ROW = 0.09  # of the height of the curves
+ROOM = 0.02  # of the width, between a band and its name
 
 
 class Compared(NamedTuple):
@@ -26,7 +29,7 @@ class Compared(NamedTuple):
         lr: its best rate, None where none learned.
         band: of rates that are as good, and its width in `decades`.
         loss: the held-out loss at the best rate.
-        sensitivity: the loss that a random rate of the range costs.
+        sensitivity: the loss that a random rate of the range costs; None where none learned.
         settled: whether the study says so for sure.
         lrs, losses: the response, ascending; chance where a rate failed.
     """
@@ -91,7 +94,8 @@ def _row(
     lr = study.best if finding is None else finding.lr
     band = study.band if finding is None else finding.band
     chance = study.problem.chance.loss
-    spread = sensitivity(losses, chance, *reach) if losses and reach[0] < reach[1] else None
+    rated = lr is not None and reach[0] < reach[1]
+    spread = sensitivity(losses, chance, *reach) if losses and rated else None
     return Compared(
         name=name,
         lr=lr,
@@ -133,40 +137,59 @@ def _final(history: History, horizon: int, chance: float) -> float | None:
 
 
 def comparison_figure(found: Comparison) -> Figure:
-    """The response of every optimizer, with its band."""
-    values = [loss for row in found.rows for loss in row.losses]
-    lrs = [lr for row in found.rows for lr in row.lrs]
-    low, high = log_range([*values, found.chance], 0.08) or (0.0, 1.0)
-    left, right = log_range(lrs) or (0.0, 1.0)
+    """The response of every optimizer; below the curves a row for each, with its name and band."""
+    values = [found.chance, *(loss for row in found.rows for loss in row.losses)]
+    logs = log_range(values, 0.08)
+    low, high = logs or plain_range(values, 0.08)
+    left, right = log_range([lr for row in found.rows for lr in row.lrs]) or (0.0, 1.0)
     ends = (10**left, 10**right)
     traces: list[Trace] = [
         line(ends, (found.chance, found.chance), "var(--muted)", width=1, dash="dot")
     ]
-    marks = {mark.css: mark for mark in MARKS.values()}
     for place, row in enumerate(found.rows):
         css = COLOURS[place % len(COLOURS)]
-        colour = f"var(--{css})"
-        told = {
-            "hoverinfo": None,
-            "hovertemplate": f"{plain(row.name)}: %{{y:.3g}} at %{{x:.3g}}<extra></extra>",
-        }
-        drawn = line(row.lrs, row.losses, colour, width=2, **told)
-        drawn |= {
-            "mode": "lines+markers",
-            "marker": {"symbol": marks[css].plotly, "size": 8, "color": colour},
-        }
-        traces.append(drawn)
-        if row.lr is not None and row.loss is not None:
-            traces.append(label(row.lr, row.loss, plain(row.name), colour, "bottom center"))
-    x = axis("learning rate η", log=True, ticks=log_ticks(*ends), range=[left, right])
-    ticks = log_ticks(10**low, 10**high, 6)
-    y = axis("held-out loss", log=True, ticks=ticks, range=[low - 0.1 * (high - low), high])
+        traces += [_curve(row, css), *_strip(row, css, place, (left, right))]
+    count = len(found.rows)
+    floor = count * ROW / (1 + count * ROW)  # of the height, which the rows take
+    x = axis("learning rate η", log=True, ticks=log_ticks(*ends), range=[left, right], anchor="y2")
+    ticks = log_ticks(10**low, 10**high, 6) if logs else None
+    y = axis("held-out loss", log=bool(logs), ticks=ticks, range=[low, high], domain=[floor, 1])
+    strips = {"domain": [0, floor], "range": [count - 0.5, -0.5], "visible": False}
     alt = "Held-out loss against the learning rate, one line an optimizer. " + " ".join(
         f"{row.name}: best at {rate(row.lr)} with {number(row.loss)}."
         for row in found.rows
         if row.lr is not None
     )
-    return Figure("comparison", alt, traces, layout(x, y))
+    return Figure("comparison", alt, traces, {**layout(x, y), "yaxis2": strips})
+
+
+def _curve(row: Compared, css: str) -> Trace:
+    return line(row.lrs, row.losses, f"var(--{css})") | {
+        "mode": "lines+markers",
+        "marker": {"symbol": SYMBOLS[css], "size": 8, "color": f"var(--{css})"},
+        "hoverinfo": None,
+        "hovertemplate": f"{plain(row.name)}: %{{y:.3g}} at %{{x:.3g}}<extra></extra>",
+    }
+
+
+def _strip(row: Compared, css: str, place: int, reach: Range) -> list[Trace]:
+    """A row of its own: the band, the best rate on it, and the name on the side with more room."""
+    colour, middle = f"var(--{css})", sum(reach) / 2
+    if row.lr is None:
+        words = f"{plain(row.name)}: none learned"
+        return [label(10**middle, place, words, colour, "middle center") | {"yaxis": "y2"}]
+    low, high = row.band or (row.lr, row.lr)
+    best = line([row.lr], [place], colour) | {
+        "mode": "markers",
+        "marker": {"symbol": SYMBOLS[css], "size": 10, "color": colour},
+    }
+    room = 10 ** (ROOM * (reach[1] - reach[0]))
+    if math.log10(low * high) / 2 < middle:
+        name = label(high * room, place, plain(row.name), colour, "middle right")
+    else:
+        name = label(low / room, place, plain(row.name), colour, "middle left")
+    band = line((low, high), (place, place), colour, width=6, opacity=0.4)
+    return [trace | {"yaxis": "y2"} for trace in (band, best, name)]
 
 
 def headline(found: Comparison) -> str:
