@@ -11,6 +11,7 @@ from worlds import CHANCE, bowl, outcomes, played, rules
 from etascope.records import TrialId
 from etascope.search.answer import doubts, good_rates, response, suggestion
 from etascope.search.board import SPACING, Board
+from etascope.search.finding import conclude
 from etascope.search.race import ladder_of, race, stops_of
 
 
@@ -134,8 +135,12 @@ def test_where_everything_fails_there_is_no_suggestion():
 
 
 def test_where_nothing_learns_there_is_no_suggestion():
-    board, _ = played(lambda trial, share: CHANCE)
-    assert suggestion(board) is None
+    for budget in (2.0, 3.0, 4.0, 12.0):
+        board, _ = played(lambda trial, share: CHANCE, budget=budget)
+        assert suggestion(board) is None
+        # A rate was trained in full to no avail: a larger budget is no remedy.
+        assert board.rates(board.rules.last)
+        assert conclude(board).needed is None
 
 
 @pytest.mark.parametrize("side", [-1, 1])

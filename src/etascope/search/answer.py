@@ -129,12 +129,13 @@ def doubts(board: Board) -> list[Doubt]:
     seeds trained with the suggestion come out as the response says, within the tolerance.
     """
     lr, last, first = suggestion(board), board.rules.last, board.rules.seed
-    if lr is None:
-        return [Doubt("no rate was trained to the horizon and did better than chance", 1.0)]
     found = [
         Doubt(f"{rate(other)} could still be better", board.price(TrialId(other, first), last))
         for other in contenders_left(board)
     ]
+    if lr is None:
+        price = 0.0 if board.rates(last) else 1.0
+        return [*found, Doubt("no rate at the horizon did better than chance", price)]
     seeds = {t.seed for t, stops in board.at.items() if t.lr == lr and last in stops} - {first}
     if not seeds:
         fresh = min(board.price(TrialId(lr, seed), last) for seed in (first + 1, first + 2))
