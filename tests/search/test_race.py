@@ -81,6 +81,25 @@ def test_a_slow_starter_that_wins_in_the_end_is_not_cut():
     assert decades(suggestion(board), late) < 0.3
 
 
+@pytest.mark.parametrize("start", [3.0, 30.0, 300.0])
+@pytest.mark.parametrize("best", [1e-4, 1e-2])
+def test_a_training_that_starts_far_above_chance_is_not_given_up_on_the_way(start, best):
+    """A regression begins far from its targets, and most of the time is spent on coming near."""
+
+    def world(trial, share):
+        if trial.lr >= 30 * best:
+            return math.inf if share > 0.5 else 1.5 * start
+        floor = 0.2 + 0.3 * math.log10(trial.lr / best) ** 2
+        return floor + start * math.exp(-10 * share * trial.lr / best)
+
+    for budget in (4.0, 12.0):
+        board, _ = played(world, budget=budget)
+        assert decades(suggestion(board), best) < 0.3
+        edge = board.edge()
+        assert edge.low < 30 * best < edge.high
+        assert edge.low > best
+
+
 def test_failing_rates_cost_little():
     board, _ = played(bowl(1e-3, edge=0.05))
     failed = [t for t, stops in board.at.items() if stops[max(stops)].ended]

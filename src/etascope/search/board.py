@@ -149,20 +149,29 @@ class Board:
         found = [self.neighbour(lr, side) for side in (-1, 1)]
         return [rate for rate in found if rate is not None]
 
+    @property
+    def start(self) -> float:
+        """Where training starts, as far as is known: chance, or above it.
+
+        The lowest rate has hardly moved by the end of the look.
+        """
+        lowest = self.score(self.ladder[0], 0)
+        return max(self.rules.chance, lowest) if math.isfinite(lowest) else self.rules.chance
+
     def falls(self, lr: float, stop: int) -> tuple[float, float]:
         """How far the score fell per doubling of time: since the stop before, and on average.
 
-        What lies above chance is a spike, and no measure of how fast a training learns.
+        What lies above the start is a spike, and no measure of how fast a training learns.
         """
         at = self.at[TrialId(lr, self.rules.seed)]
-        steps, chance = self.rules.stops, self.rules.chance
+        steps, start = self.rules.stops, self.start
         before = sorted(s for s in at if s < stop)
         if not before:
             return 0.0, 0.0
         last, mean = (
-            max(0.0, min(at[start].score, chance) - min(at[stop].score, chance))
-            / math.log2(steps[stop] / steps[start])
-            for start in (before[-1], before[0])
+            max(0.0, min(at[earlier].score, start) - min(at[stop].score, start))
+            / math.log2(steps[stop] / steps[earlier])
+            for earlier in (before[-1], before[0])
         )
         return last, mean
 
@@ -231,18 +240,30 @@ class Board:
         """Where training breaks, from every trial past the peak of the schedule."""
         return find_edge(self.signs())
 
+    @property
+    def learned(self) -> int:
+        """The first stop after the look by which some rate did better than chance, or the last."""
+        known = (s for stops in self.at.values() for s, at in stops.items() if not at.failed)
+        last = self.rules.last
+        return max(min(1, last), min(known, default=last))
+
+    @property
+    def telling(self) -> int:
+        """The first stop that tells of the edge: at the full rate, and where some rate learned."""
+        return max(self.rules.peak, self.learned)
+
     def signs(self) -> list[Sign]:
         """What each trial says of the edge, by where it stands.
 
         A rate below the best that has not left chance yet is slow, and says nothing; nor does any
-        that merely stays at chance where nothing is learned at all. Before the schedule has reached
-        the full rate a trial speaks of the rate that it has reached, and during the look only one
-        that stands above chance says anything.
+        that merely stays at chance where nothing is learned at all. As long as no rate has left
+        it, and during the look, only what stands above the start has failed. Before the schedule
+        has reached the full rate a trial speaks of the rate that it has reached.
         """
         rules = self.rules
-        learned = any(not stops[max(stops)].failed for stops in self.at.values())
         leaders = [self.leader(stop) for stop in range(rules.last + 1)]
         best = next((lr for lr in reversed(leaders) if lr is not None), 0.0)
+        learned = any(not stops[max(stops)].failed for stops in self.at.values())
         signs = []
         for trial, stops in self.at.items():
             stop = max(stops)
@@ -252,6 +273,6 @@ class Board:
             if outcome.ended:
                 if outcome.failed:
                     signs.append(Sign(trial.lr, 1.0, True))
-            elif learned and (stop > 0 or outcome.score > rules.chance):
+            elif learned and (stop >= self.learned or outcome.score > self.start):
                 signs.append(Sign(trial.lr * rules.reach[stop], rules.share(stop), outcome.failed))
         return signs

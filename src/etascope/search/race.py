@@ -237,7 +237,7 @@ def _fresh(board: Board, seed: int) -> Play:
     before = None
     while (lr := suggestion(board)) is not None and lr != before:
         trial, before = TrialId(lr, seed), lr
-        stops = range(board.rules.last, board.rules.peak - 1, -1)
+        stops = range(board.rules.last, board.telling - 1, -1)
         stop = next((s for s in stops if board.price(trial, s) <= board.left), None)
         if stop is not None:
             why = f"fresh seed {seed} for the suggestion, {rate(lr)}"
@@ -249,7 +249,7 @@ def _place_edge(board: Board) -> Play:
 
     Above all rates that were tried there is nothing to bisect: then the ladder goes on.
     """
-    rules, stop = board.rules, board.rules.peak
+    rules, stop = board.rules, board.telling
     for number in range(EDGE_TRIALS):
         edge = board.edge()
         if edge.decades <= NARROW:
