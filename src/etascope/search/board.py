@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,6 +13,10 @@ from etascope.search.edge import Edge, Sign, find_edge
 
 OPTIMISTIC, PESSIMISTIC = 1.5, 0.5  # times the fall per doubling of time that was last seen
 FULL = 0.99  # of the peak: the schedule has reached it
+IDENTICAL = 1e-9  # relative: scores that differ by less are the same up to rounding
+ABOVE = 0.1  # of chance: a start that lies higher lies well above it
+PATIENCE = 3  # rates beyond the ladder that are tried although nothing is gained by them
+GAIN = 0.01  # of a score: what one more rate beyond the ladder is to gain while none has learned
 SPACING = 0.5  # decades between two rates of a ladder that is filled or goes on: 1, 3, 10
 BEYOND = 8  # decades that a ladder may go on beyond its ends
 
@@ -20,7 +25,8 @@ class Outcome(NamedTuple):
     """A trial at the step it was asked to reach, or where it ended before.
 
     `score` is lower for better, infinite where the training ended; `failed` says that it is not
-    shown to be better than chance, `ended` that it cannot go on, and `why` for what reason.
+    shown to be better than chance, `ended` that it cannot go on, and `why` for what reason. A
+    `fault` is an end that the rate has no part in: every other rate meets it too.
     """
 
     step: int
@@ -28,6 +34,7 @@ class Outcome(NamedTuple):
     failed: bool
     ended: bool
     why: str = ""
+    fault: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,13 +140,16 @@ class Board:
     def neighbour(self, lr: float, side: int) -> float | None:
         """The next rate of the ladder, which goes on beyond its ends in half decades: 1, 3, 10.
 
-        None where that would be too far beyond: there may be nothing to find.
+        None where that would be too far beyond, or where the rates at the end show that there is
+        nothing to find.
         """
         place = self.ladder.index(lr) + side
         if 0 <= place < len(self.ladder):
             return self.ladder[place]
         further = float(f"{10 ** (SPACING * round(math.log10(lr) / SPACING + side)):.1g}")
         if max(self.rules.ladder[0] / further, further / self.rules.ladder[-1]) > 10.0**BEYOND:
+            return None
+        if not self._leads_on(side):
             return None
         self.ladder.insert(0 if side < 0 else len(self.ladder), further)
         return further
@@ -148,6 +158,39 @@ class Board:
         """The rates on both sides of one, the lower first."""
         found = [self.neighbour(lr, side) for side in (-1, 1)]
         return [rate for rate in found if rate is not None]
+
+    def _leads_on(self, side: int) -> bool:
+        """Whether the outermost rates on a side are a reason to go on beyond them.
+
+        They are none where they came out the same, as they do where the rate has no effect. While
+        nothing has learned, a few more rates are tried; after them each has to gain something, or
+        more than the one before it did, as it does where gradients are tiny.
+        """
+        inward = self.ladder if side < 0 else self.ladder[::-1]
+        tried = [lr for lr in inward if self.furthest(lr) is not None][:3]
+        common = min((self.furthest(lr) or 0 for lr in tried), default=0)
+        scores = [self.score(lr, common) for lr in tried]
+        if len(scores) < 2 or not all(map(math.isfinite, scores)):
+            return True
+        gain, *before = (inner - outer for outer, inner in itertools.pairwise(scores))
+        scale = max(map(abs, scores))
+        if abs(gain) <= IDENTICAL * scale:
+            return False
+        beyond = sum(not self.rules.ladder[0] <= lr <= self.rules.ladder[-1] for lr in tried)
+        accelerates = bool(before) and gain > 2 * max(0.0, before[0])
+        return self.anything_learned or beyond < PATIENCE or gain > GAIN * scale or accelerates
+
+    @property
+    def anything_learned(self) -> bool:
+        """Whether any training did better than chance at its last stop."""
+        last = (stops[max(stops)] for stops in self.at.values())
+        return any(not (outcome.failed or outcome.ended) for outcome in last)
+
+    @property
+    def fault(self) -> Outcome | None:
+        """The end of a training that the rate has no part in; None if there is none."""
+        ends = (at[max(at)] for at in self.at.values())
+        return next((end for end in ends if end.fault), None)
 
     @property
     def start(self) -> float:
@@ -174,6 +217,17 @@ class Board:
             for earlier in (before[-1], before[0])
         )
         return last, mean
+
+    def rests(self, lr: float, stop: int) -> bool:
+        """Whether a training that did no better than chance has come to rest there.
+
+        It has where its score is about chance, although training starts well above it, or where
+        it does not fall any more.
+        """
+        score, chance = self.score(lr, stop), self.rules.chance
+        unit = max(abs(chance), self.start - chance)
+        fallen = self.start - chance > ABOVE * abs(chance) and score < chance + ABOVE * unit
+        return fallen or self.falls(lr, stop)[0] < GAIN * unit
 
     def projected(self, lr: float, stop: int, falls: float) -> float:
         """The score at the horizon if it goes on falling, `falls` times as steep as so far.
@@ -263,7 +317,7 @@ class Board:
         rules = self.rules
         leaders = [self.leader(stop) for stop in range(rules.last + 1)]
         best = next((lr for lr in reversed(leaders) if lr is not None), 0.0)
-        learned = any(not stops[max(stops)].failed for stops in self.at.values())
+        learned = self.anything_learned
         signs = []
         for trial, stops in self.at.items():
             stop = max(stops)

@@ -31,6 +31,8 @@ NEAR = 0.15  # decades: trials that speak of the same place
 LEAST = 3  # steps of the look
 CLOSEST = 0.8  # of the spacing of a ladder: rates that lie closer are left out
 EDGE_TRIALS = 16  # at most, to place the edge
+LOWER = 2  # smaller rates at most that heats are given because their leader rests at chance
+BELOW = "the leader rests at chance, and a smaller rate may still be falling"
 
 
 class Round(NamedTuple):
@@ -105,8 +107,9 @@ def race(board: Board) -> Play:
     yield from _look(board)
     if board.leader(0) is None:
         return
+    lower = LOWER
     for stop in range(1, board.rules.last + 1):
-        yield from _heat(board, stop)
+        lower -= yield from _heat(board, stop, lower)
     yield from _bracket(board)
     yield from _confirm(board)
 
@@ -147,27 +150,53 @@ def _look(board: Board) -> Play:
             return
 
 
-def _heat(board: Board, stop: int) -> Play:
-    """Carry the promising rates on to a stop, and follow the leader if it is at their border."""
+def _heat(board: Board, stop: int, lower: int) -> Generator[Round, Outcomes, int]:
+    """Carry the promising rates on to a stop, and follow the leader if it is at their border.
+
+    Args:
+        board: of the race.
+        stop: the number of the stop.
+        lower: smaller rates that may be tried because the leader rests at chance.
+
+    Returns:
+        How many of these were.
+    """
     contenders = _contenders(board, stop)
     count = _affordable(board, contenders, stop)
+    if stop == board.rules.last and not board.anything_learned:
+        count = min(count, FINALISTS)
     share = f"{100 * board.rules.share(stop):.3g} %"
     yield from _train(board, contenders[:count], stop, f"a heat to {share} of the horizon")
-    while stop < board.rules.last and (leader := board.leader(stop)) is not None:
-        rates = board.rates(stop)
-        side = -1 if leader == rates[0] else 1 if leader == rates[-1] else 0
-        if side == 0:
-            return
-        beyond = board.neighbour(leader, side)
-        if beyond is None or board.hopeless(beyond):
-            return
-        trial = TrialId(beyond, board.rules.seed)
+    below = 0
+    while stop < board.rules.last and (beyond := _beyond(board, stop)) is not None:
+        lr, why = beyond
         # It must leave enough to train a rate to the horizon.
-        rest = 1 - board.rules.share(stop)
-        if board.price(trial, stop) + rest > board.left:
-            return
-        why = f"{rate(leader)} leads at the border of the heat"
-        yield from _train(board, [beyond], stop, why)
+        price = board.price(TrialId(lr, board.rules.seed), stop) + 1 - board.rules.share(stop)
+        if (why is BELOW and below == lower) or price > board.left:
+            break
+        below += why is BELOW
+        yield from _train(board, [lr], stop, why)
+    return below
+
+
+def _beyond(board: Board, stop: int) -> tuple[float, str] | None:
+    """The rate to follow the leader of a heat to, and why; None where the heat has a bottom.
+
+    A rate may have thrown the network into a state that answers a constant. It stands at chance
+    early, where rates that still fall stand above it, and never leaves it: such a leader leads
+    nowhere, and smaller rates are given the time to overtake it.
+    """
+    leader = board.leader(stop)
+    if leader is None:
+        return None
+    rates, outcome = board.rates(stop), board.outcome(leader, stop)
+    assert outcome is not None
+    side = -1 if leader == rates[0] else 1 if leader == rates[-1] else 0
+    why = f"{rate(leader)} leads at the border of the heat"
+    if outcome.failed and board.rests(leader, stop):
+        side, why = -1, BELOW
+    beyond = board.neighbour(rates[0] if side < 0 else rates[-1], side) if side else None
+    return None if beyond is None or board.hopeless(beyond) else (beyond, why)
 
 
 def _contenders(board: Board, stop: int) -> list[float]:
