@@ -124,4 +124,5 @@ def _evaluation(record: Mapping[str, Any]) -> Evaluation:
         examples=int(record["examples"]),
         correct=None if correct is None else int(correct),
         batch_losses=tuple(map(float, record["batch_losses"])),
+        batch_metrics=tuple(map(float, record.get("batch_metrics", ()))),
     )

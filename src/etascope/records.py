@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,7 +43,8 @@ class Evaluation:
 
     `loss` is the mean over `examples` examples and `batch_losses` its parts, batch by batch in a
     fixed order, so that two evaluations can be compared pair by pair. `metric` is the mean metric;
-    `correct` counts the examples whose metric is 1 where every value is 0 or 1, else None.
+    `correct` counts the examples whose metric is 1 where every value is 0 or 1, else None. Of any
+    other metric `batch_metrics` holds the mean of each batch, in the order of `batch_losses`.
     """
 
     step: int
@@ -53,6 +54,7 @@ class Evaluation:
     examples: int
     correct: int | None
     batch_losses: tuple[float, ...]
+    batch_metrics: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,49 @@ class Chance:
     of an `Evaluation`, empty where only the mean is known. `majority` maps a number of held-out
     examples (counted from the first) to the share of the most common class among them; it is
     empty where the targets are no class labels.
+
+    `metrics` maps a number of held-out examples to the metric of the constant prediction that is
+    best by the metric, in the metric's own sign, and `batch_metrics` holds its parts where the
+    metric is not 0 or 1 for each example. Both are empty where no constant could be evaluated.
+
+    `train_losses` are the losses, one a batch, that the constant prediction best for them has on
+    the first training batches; empty where none is known. `likelihood` says that the loss is the
+    mean negative log-likelihood (in nats) that the model gives the labels of the examples.
     """
 
     loss: float
     source: Literal["given", "constant prediction", "initial loss"]
     batch_losses: tuple[float, ...] = ()
     majority: tuple[tuple[int, float], ...] = ()
+    metrics: tuple[tuple[int, float], ...] = ()
+    batch_metrics: tuple[float, ...] = ()
+    train_losses: tuple[float, ...] = ()
+    likelihood: bool = False
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Chance:
+        """The values that `asdict` gave; a study of version 0.1 has the first four alone.
+
+        Raises:
+            KeyError, TypeError, ValueError: for another record.
+        """
+
+        def shares(name: str) -> tuple[tuple[int, float], ...]:
+            return tuple((int(n), float(share)) for n, share in record.get(name, ()))
+
+        def values(name: str) -> tuple[float, ...]:
+            return tuple(map(float, record.get(name, ())))
+
+        return cls(
+            loss=float(record["loss"]),
+            source=record["source"],
+            batch_losses=values("batch_losses"),
+            majority=shares("majority"),
+            metrics=shares("metrics"),
+            batch_metrics=values("batch_metrics"),
+            train_losses=values("train_losses"),
+            likelihood=record.get("likelihood", False) is True,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,17 +243,11 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def _facts(record: Mapping[str, Any]) -> ProblemFacts:
-    chance = record["chance"]
     return ProblemFacts(
         **{
             **record,
             "batch_shapes": tuple(map(tuple, record["batch_shapes"])),
-            "chance": Chance(
-                loss=float(chance["loss"]),
-                source=chance["source"],
-                batch_losses=tuple(map(float, chance["batch_losses"])),
-                majority=tuple((int(n), float(share)) for n, share in chance["majority"]),
-            ),
+            "chance": Chance.from_record(record["chance"]),
         }
     )
 

@@ -63,6 +63,27 @@ def beats_untrained_only(chance: Chance) -> bool:
     return chance.source == "initial loss" and not chance.majority
 
 
+def baseline_note(chance: Chance) -> str:
+    """What a reader must know of the baseline where it is only the untrained network's loss.
+
+    Returns:
+        A clause without a full stop; empty where the baseline is known.
+
+    Example:
+        >>> baseline_note(Chance(4.84, "initial loss")).partition(":")[0]
+        'the baseline is unknown'
+        >>> baseline_note(Chance(3.07, "constant prediction"))
+        ''
+    """
+    if chance.source != "initial loss":
+        return ""
+    return (
+        "the baseline is unknown: no constant prediction could be worked out for this loss, so the "
+        f"untrained network's loss, {number(chance.loss)}, stands for it, and a training that only "
+        "learned the best constant counts as one that learned; name the baseline with chance="
+    )
+
+
 def judge_alone(
     histories: Sequence[History], chance: Chance, horizon: int, alpha: float
 ) -> dict[TrialId, Verdict]:
@@ -95,7 +116,14 @@ def judge_alone(
     return verdicts
 
 
-def failed(history: History, chance: Chance, step: int | None = None) -> bool:
+def failed(
+    history: History,
+    chance: Chance,
+    step: int | None = None,
+    *,
+    objective: str = "loss",
+    higher_is_better: bool = True,
+) -> bool:
     """Whether the held-out loss is not shown to be below chance, at the end or at `step`.
 
     A loss may be far above that of knowing nothing while the accuracy is not bad: then the trial
