@@ -117,7 +117,7 @@ class Study:
         if self.rules is None:
             return None
         if self._found is not None:
-            return replace(Finding.from_dict(self._found), study=str(self.path))
+            return replace(Finding.from_dict(self._found, self.rules), study=str(self.path))
         return replay(self.rules, self.trials, self.problem.chance, str(self.path))
 
     @property

@@ -17,9 +17,10 @@ from etascope.records import History, TrialId
 from etascope.words import counted, number, rate
 
 DECADES_APART = 1.0  # between the lowest and the highest rate that fail at the same step
-# The same where the step itself is likely to be the same: at the first update, which the largest
-# rates of all do not survive, and at an evaluation, where what broke since the last one is noticed.
-DECADES_APART_EARLY = 3.0
+# The same at an evaluation, where all that broke since the step before it is noticed.
+DECADES_APART_EVALUATED = 3.0
+# The same at the first update, which no rate survives that is high enough: a whole ladder may be.
+DECADES_APART_FIRST = 9.0
 RISE = 4.0  # times the first loss: a training that was on its way out when it failed
 
 
@@ -28,7 +29,8 @@ def rate_independent(histories: Iterable[History]) -> dict[TrialId, str]:
 
     Of a seed these are the trials that failed at one step, if no trial of that seed passed the
     step, and if those of them whose loss had not risen before span a decade of rates (three
-    decades at the first update and at an evaluation). At step 0 one trial is enough.
+    decades at an evaluation; nine at the first update, of losses that are not a number, since an
+    infinite one tells of weights that were thrown far). At step 0 one trial is enough.
 
     Args:
         histories: one a trial, in any order, of any number of seeds.
@@ -96,11 +98,12 @@ def _proven(trials: Sequence[History]) -> bool:
     if step == 0:
         return True
     quiet = [history.trial.lr for history in trials if not _risen(history)]
-    if not quiet:
+    overflow = any(np.isinf(history.loss[step:]).any() for history in trials)
+    if not quiet or (step == 1 and overflow):
         return False
     decades = math.log10(max(quiet)) - math.log10(min(quiet))
-    early = step == 1 or _at_evaluation(trials[0])
-    return decades > (DECADES_APART_EARLY if early else DECADES_APART) - 1e-9
+    least = DECADES_APART_EVALUATED if _at_evaluation(trials[0]) else DECADES_APART
+    return decades > (DECADES_APART_FIRST if step == 1 else least) - 1e-9
 
 
 def _risen(history: History) -> bool:

@@ -115,7 +115,7 @@ def _losses(study: Study) -> dict[float, float]:
     A race knows of rates that did not get there how they would have stood.
     """
     chance = study.problem.chance.loss
-    if study.finding is not None:
+    if study.finding is not None and study.finding.objective == "loss":
         found = {
             s.lr: s.expected if s.expected is not None else chance
             for s in study.finding.rates

@@ -51,9 +51,9 @@ def standing(finding: Finding, found: Standing) -> str:
         return "too slow so far" if slow else "failed"
     if found.failed:
         return "no better than chance"
-    if found.expected is None or finding.loss is None:
+    if found.expected is None or finding.score is None:
         return "too slow" if slow and best is not None else "learns"
-    behind = (found.expected - finding.loss) / max(finding.chance - finding.loss, 1e-300)
+    behind = (found.expected - finding.score) / ((finding.chance - finding.score) or 1.0)
     # Where it is within the tolerance it may be as good, but was not shown to be.
     side = "" if behind <= finding.tolerance else "too slow: " if slow else "too high: "
     return f"{side}about {100 * behind:.2g} % worse"

@@ -136,6 +136,11 @@ def doubts(board: Board) -> list[Doubt]:
     if lr is None:
         price = 0.0 if board.rates(last) else 1.0
         return [*found, Doubt("no rate at the horizon did better than chance", price)]
+    edge = board.edge()
+    if edge.lr is not None and lr >= edge.low:
+        found.append(Doubt(f"training may break at {rate(lr)} already", board.rules.share(1)))
+    if (end := _ladder_end(board)) is not None:
+        found.append(Doubt(f"{end} was trained, so a better one may lie there", 0.0))
     seeds = {t.seed for t, stops in board.at.items() if t.lr == lr and last in stops} - {first}
     if not seeds:
         fresh = min(board.price(TrialId(lr, seed), last) for seed in (first + 1, first + 2))
@@ -152,6 +157,18 @@ def doubts(board: Board) -> list[Doubt]:
         )
         found.append(Doubt(reason, FINALISTS * 1.0))
     return found
+
+
+def _ladder_end(board: Board) -> str | None:
+    """In words, where the best rate lies at an end of all that were tried; else None."""
+    leader = board.leader(board.rules.last)
+    assert leader is not None
+    rates = [lr for lr in board.ladder if board.furthest(lr) is not None]
+    if rates[0] < leader < rates[-1]:
+        return None
+    return (
+        f"{rate(leader)} is the best, and no {'smaller' if leader == rates[0] else 'larger'} rate"
+    )
 
 
 def _excess(board: Board, lr: float, seed: int, expected: Mapping[float, float]) -> float:

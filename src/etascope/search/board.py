@@ -73,6 +73,11 @@ class Rules:
         return cls(ladder=ladder, stops=stops, reach=reach, **given)
 
     @property
+    def sign(self) -> int:
+        """What turns a value that is measured into a score, and a score into that value."""
+        return -1 if self.objective == "metric" and self.higher_is_better else 1
+
+    @property
     def horizon(self) -> int:
         """The steps of a full training."""
         return self.stops[-1]

@@ -11,22 +11,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from etascope.diagnosis.chance import failed
+from etascope.diagnosis.chance import baseline_note, failed
+from etascope.diagnosis.faults import rate_independent
 from etascope.errors import UsageError
-from etascope.records import Chance, History, ProblemFacts
+from etascope.records import Chance, History, ProblemFacts, TrialId
 from etascope.search.answer import doubts, good_rates, response, suggestion
 from etascope.search.board import Board, Outcome, Rules
 from etascope.search.edge import Edge
 from etascope.search.race import NARROW, Round, race
 from etascope.words import counted, listed, number, rate
 
+CLEARLY = 0.05  # of the score of knowing nothing: a difference that is more than rounding
+
 
 @dataclass(frozen=True)
 class Standing:
     """A rate of a race: how far it was trained, with how many seeds, and how it stands.
 
-    `expected` is the score at the horizon as the response has it; None where it did not get far
-    enough to say.
+    `score` is the held-out loss, or the metric, by the objective of the race. `expected` is that at
+    the horizon as the response has it; None where it did not get far enough to say.
     """
 
     lr: float
@@ -55,9 +58,8 @@ class Finding:
             larger budget would not help.
         safety: decades from the rate up to the edge; None where no edge is known.
         note: how far below the edge the rate lies, and how well that is known, in words.
-        loss: the score expected at `lr`, of `chance`: the held-out loss, or the metric, negative
-            where higher is better.
-        chance: the score of knowing nothing.
+        score: what is expected at `lr`: the held-out loss, or the metric, by the objective.
+        chance: the same of knowing nothing.
         objective: `loss` or `metric`.
         tolerance: the share of chance minus best by which a rate in the band may be worse.
         rates: every rate that was trained, ascending.
@@ -76,7 +78,7 @@ class Finding:
     needed: float | None
     safety: float | None
     note: str
-    loss: float | None
+    score: float | None
     chance: float
     objective: str
     tolerance: float
@@ -88,12 +90,18 @@ class Finding:
         return {**asdict(self), "edge": self.edge._asdict()}
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> Finding:
-        """The finding that `to_dict` gave, also after a way through strict JSON."""
+    def from_dict(cls, given: Mapping[str, Any], rules: Rules) -> Finding:
+        """The finding that `to_dict` gave, also after a way through strict JSON.
+
+        Version 0.1 recorded scores that are lower for better, and that at the rate as its `loss`.
+        """
 
         def pair(value: Any) -> Any:
             return None if value is None else tuple(value)
 
+        if "loss" in given:
+            given = {**given, "score": given["loss"]}
+            given = _natural({k: v for k, v in given.items() if k != "loss"}, rules)
         edge = given["edge"]
         rates = (Standing(**{**s, "score": float(s["score"])}) for s in given["rates"])
         known = {
@@ -109,26 +117,47 @@ class Finding:
 def follow(
     rules: Rules, histories: Iterable[History], chance: Chance
 ) -> tuple[Board, Round | None]:
-    """Replay a race over records: the board, and the round that is still to be trained, if any."""
+    """Replay a race over records: the board, and the round that is still to be trained, if any.
+
+    It ends where a training ended for a reason that is not its rate: no answer can rest on that,
+    and every further rate would meet it too.
+    """
     known = {history.trial: history for history in histories}
     board = Board(rules)
-    play = race(board)
+    play, reached = race(board), dict[TrialId, int]()
     try:
         asked = next(play)
         while True:
+            reached |= asked.targets
+            faults = _faults(_up_to(known[t], step) for t, step in reached.items() if t in known)
             outcomes = {
-                trial: _outcomes(rules, known.get(trial), target, chance)
+                trial: _outcomes(rules, known.get(trial), target, chance, faults.get(trial))
                 for trial, target in asked.targets.items()
             }
             if not all(outcomes.values()):
                 return board, asked
             asked = play.send(outcomes)
+            if board.fault is not None:
+                return board, None
     except StopIteration:
         return board, None
 
 
+def _up_to(history: History, step: int) -> History:
+    """What was known of a trial when it had been trained to a step only."""
+    end = history.failure
+    return history if end is None or end.step <= step else replace(history, failure=None)
+
+
+def _faults(histories: Iterable[History]) -> dict[TrialId, str]:
+    """The trials that ended for a reason that their rate has no part in, and the reason."""
+    seen = list(histories)
+    data = {h.trial: h.failure.message for h in seen if h.failure and h.failure.cause == "data"}
+    return rate_independent(seen) | data
+
+
 def _outcomes(
-    rules: Rules, history: History | None, target: int, chance: Chance
+    rules: Rules, history: History | None, target: int, chance: Chance, fault: str | None
 ) -> dict[int, Outcome]:
     """Where a trial stood at each stop up to its target; empty if it was not trained so far."""
     found: dict[int, Outcome] = {}
@@ -137,41 +166,46 @@ def _outcomes(
             break
         end = history.failure
         if end is not None and end.step <= step:
-            found[stop] = Outcome(end.step, math.inf, end.cause == "non-finite", True, end.message)
+            failure = end.cause == "non-finite" and fault is None
+            why = fault or end.message
+            found[stop] = Outcome(end.step, math.inf, failure, True, why, fault is not None)
             return found
         evaluation = history.evaluation("valid", step)
         if evaluation is None:
             return {}
         value = evaluation.loss if rules.objective == "loss" else evaluation.metric
         assert value is not None
-        score = -value if rules.objective == "metric" and rules.higher_is_better else value
-        found[stop] = Outcome(step, score, failed(history, chance, step), False)
+        score, higher = rules.sign * value, rules.higher_is_better
+        missed = failed(history, chance, step, objective=rules.objective, higher_is_better=higher)
+        found[stop] = Outcome(step, score, missed, False)
     return found
 
 
 def chance_score(facts: ProblemFacts, objective: str) -> float:
-    """The score of knowing nothing, lower for better.
+    """The score of knowing nothing, lower for better: a metric is negative where higher is better.
 
     Raises:
         UsageError: for the metric of a problem where that is not known.
     """
     if objective == "loss":
         return facts.chance.loss
-    if not facts.chance.majority:
+    known = facts.chance.metrics or facts.chance.majority
+    if not known:
         raise UsageError(
-            "objective metric needs class labels, to know what the metric of knowing nothing is; "
-            "use loss"
+            "objective metric needs a metric of knowing nothing, which is worked out where a "
+            "constant output can be measured by it; use loss"
         )
-    share = facts.chance.majority[-1][1]
-    return -share if facts.higher_is_better else share
+    value = known[-1][1]
+    return -value if facts.higher_is_better else value
 
 
-def conclude(board: Board, waiting: Round | None = None) -> Finding:
+def conclude(board: Board, waiting: Round | None = None, caveat: str = "") -> Finding:
     """What the board says, as it stands.
 
     Args:
         board: of a race.
         waiting: what is still to be trained, where the race was cut off.
+        caveat: what a reader has to know of the baseline, to be said beside the edge.
     """
     rules, lr, edge = board.rules, suggestion(board), board.edge()
     open_ = doubts(board)
@@ -181,7 +215,11 @@ def conclude(board: Board, waiting: Round | None = None) -> Finding:
     needed = math.ceil(10 * (board.spent + sum(doubt.price for doubt in open_))) / 10
     if waiting is not None:
         reasons = [f"it was stopped before it was done ({waiting.why} is next)"]
+    if board.fault is not None:
+        reasons = [f"a training ended for a reason that is not its rate: {board.fault.why}"]
+        needed = 0.0  # no budget is a remedy for that
     settled = not reasons
+    note = "; ".join(filter(None, (_safety(lr, edge), caveat if lr is not None else "")))
     return Finding(
         lr=lr,
         band=None if ends is None else (ends[0].lr, ends[1].lr),
@@ -195,9 +233,9 @@ def conclude(board: Board, waiting: Round | None = None) -> Finding:
         # Where the race ended for another reason than its budget, a larger one is no remedy.
         needed=None if settled or needed <= rules.budget else needed,
         safety=None if lr is None or edge.lr is None else math.log10(edge.lr / lr),
-        note=_safety(lr, edge),
-        loss=min(found.values(), default=None) if lr is not None else None,
-        chance=rules.chance,
+        note=note,
+        score=rules.sign * min(found.values()) if lr is not None else None,
+        chance=rules.sign * rules.chance,
         objective=rules.objective,
         tolerance=rules.tolerance,
         rates=tuple(_standings(board, found)),
@@ -229,9 +267,30 @@ def _nothing(board: Board) -> str:
     best = min(board.score(lr, rules.last) for lr in board.rates(rules.last))
     return (
         "no rate that was trained to the horizon was shown to do better than knowing nothing: the "
-        f"best came to {number(best)}, and that gives {number(rules.chance)}; train longer, or "
-        "give more held-out examples"
+        f"best came to {number(rules.sign * best)}, and that gives "
+        f"{number(rules.sign * rules.chance)}; {_advice(board, best)}"
     )
+
+
+def _advice(board: Board, best: float) -> str:
+    """What may help where no rate was shown to do better than knowing nothing.
+
+    Where the best one is well below it, it is the evidence that is short. Where it still falls,
+    time is. Else neither would help.
+    """
+    rules = board.rules
+    if best < rules.chance - CLEARLY * abs(rules.chance):
+        return "more held-out examples would show whether that is luck"
+    leader = board.leader(rules.last)
+    if leader is not None and board.falls(leader, rules.last)[0] > CLEARLY * abs(rules.chance):
+        return "it was still falling at the end: train longer"
+    if best <= rules.chance + CLEARLY * abs(rules.chance):
+        return (
+            "it stands where a constant answer does, at every rate: look for what keeps the "
+            "network from learning (labels that do not belong to the inputs, gradients that reach "
+            "no weight, inputs of very different scales), since no rate mends that"
+        )
+    return "it ended above that: look at the loss, the inputs and their scale"
 
 
 def _safety(lr: float | None, edge: Edge) -> str:
@@ -256,14 +315,35 @@ def _two(lr: float) -> float:
 
 
 def _standings(board: Board, found: Mapping[float, float]) -> Iterable[Standing]:
+    sign = board.rules.sign
     for lr in sorted({trial.lr for trial in board.at}):
         trials = [trial for trial in board.at if trial.lr == lr]
         furthest = max(trials, key=lambda t: (max(board.at[t]), -t.seed))
         last = board.at[furthest][max(board.at[furthest])]
-        seeds, expected = len(trials), found.get(lr)
-        yield Standing(lr, board.reached(furthest), seeds, last.score, last.failed, expected)
+        expected = None if lr not in found else sign * found[lr]
+        steps, score = board.reached(furthest), sign * last.score
+        yield Standing(lr, steps, len(trials), score, last.failed, expected)
 
 
 def replay(rules: Rules, histories: Iterable[History], chance: Chance, study: str = "") -> Finding:
     """The finding of a study, as far as it was trained."""
-    return replace(conclude(*follow(rules, histories, chance)), study=study)
+    found = conclude(*follow(rules, histories, chance), baseline_note(chance))
+    return replace(found, study=study)
+
+
+def _natural(given: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
+    """A finding with its scores in the sign of what they measure."""
+
+    def turned(value: Any) -> Any:
+        return None if value is None else rules.sign * float(value)
+
+    rates = [
+        {**s, "score": turned(s["score"]), "expected": turned(s["expected"])}
+        for s in given["rates"]
+    ]
+    return {
+        **given,
+        "score": turned(given["score"]),
+        "chance": turned(given["chance"]),
+        "rates": rates,
+    }

@@ -134,10 +134,10 @@ def _look(board: Board) -> Play:
     """A few steps over the whole ladder: every decade of it, then around the best.
 
     Where the best lies at the end of the ladder, the ladder goes on, and downward where every rate
-    failed; but not without end, since there may be nothing to learn.
+    failed and not only raised; but not without end, since there may be nothing to learn.
     """
     yield from _train(board, [*board.ladder[::2], board.ladder[-1]], 0, "a look over the ladder")
-    while board.leader(0) is None:
+    while board.leader(0) is None and any(at[0].failed for at in board.at.values()):
         between = board.neighbour(board.ladder[0], -1)
         lower = None if between is None else board.neighbour(between, -1)
         if lower is None:
