@@ -102,7 +102,8 @@ def range_test(
     for seed in chosen:
         trial = Trial(problem, plan, TrialId(low, seed))
         burst = trial.advance(steps + 1, stopping=lambda t=trial: t.step >= steps)  # type: ignore[misc]
-        if burst.failure is not None and burst.failure.cause == "exception":
+        if burst.failure is not None and burst.failure.cause != "non-finite":
+            # Nothing may be read off a curve that ended for a reason that is not the rate.
             raise UsageError(f"the range test ended: {burst.failure.message}")
         losses.append(burst.loss)
     return read_range_test(logspace(low, high, steps), losses)

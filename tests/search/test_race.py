@@ -6,11 +6,11 @@ import math
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from worlds import CHANCE, bowl, outcomes, played, rules
+from worlds import CHANCE, bowl, outcomes, played, resting, rules
 
 from etascope.records import TrialId
 from etascope.search.answer import doubts, good_rates, response, suggestion
-from etascope.search.board import SPACING, Board
+from etascope.search.board import SPACING, Board, Outcome
 from etascope.search.finding import conclude
 from etascope.search.race import ladder_of, race, stops_of
 
@@ -241,3 +241,55 @@ def test_a_seed_that_is_worse_everywhere_changes_no_rate():
     board, _ = played(world, budget=12.0)
     assert decades(suggestion(board), 1e-2) < 0.12
     assert min(response(board).values()) < 0.25
+
+
+@pytest.mark.parametrize("best", [3e-4, 1e-2])
+@pytest.mark.parametrize("room", [3.0, 30.0])
+def test_rates_that_rest_at_chance_early_do_not_crowd_out_one_that_still_falls(best, room):
+    """By the look and the first heat they stand lower than any rate that will learn."""
+    world = resting(best, room * best)
+    early = {lr: world(TrialId(lr, 0), 1 / 32) for lr in (best, 2 * room * best)}
+    assert early[2 * room * best] < early[best]
+    board, _ = played(world, budget=12.0)
+    assert decades(suggestion(board), best) < 0.3
+
+
+def test_where_the_rate_has_no_effect_the_ladder_does_not_go_on():
+    """Whether nothing is learned or all of it, every outcome is the same to the last bit."""
+    for floor in (0.2, CHANCE):
+        board, rounds = played(lambda trial, share, floor=floor: floor + 0.1 * math.log2(1 / share))
+        assert min(t.lr for t in board.at) == board.rules.ladder[0]
+        assert max(t.lr for t in board.at) == board.rules.ladder[-1]
+        assert conclude(board).status == "unresolved"
+        assert len(rounds) < 12
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_what_wins_at_the_end_of_the_ladder_is_never_resolved(side):
+    """A loss without a lower bound is lower the further the weights are thrown, and so on."""
+    board, _ = played(lambda trial, share: -share * trial.lr ** (0.2 * side), budget=12.0)
+    finding = conclude(board)
+    assert finding.status == "unresolved"
+    assert ("no larger rate" if side > 0 else "no smaller rate") in finding.reason
+    assert finding.needed is None
+
+
+def test_a_suggestion_inside_the_interval_of_the_edge_is_not_resolved():
+    def world(trial, share):
+        lucky = math.sin(1e4 * trial.lr + 7 * trial.seed) > 0
+        near = 8e-3 < trial.lr < 0.3
+        return math.inf if trial.lr >= 0.3 or (near and not lucky) else bowl(0.05)(trial, share)
+
+    for budget in (4.0, 8.0, 12.0):
+        finding = conclude(played(world, budget=budget)[0])
+        assert finding.status == "unresolved" or finding.lr < finding.edge.low
+
+
+def test_a_fault_that_is_not_the_rates_leaves_no_edge():
+    board = Board(rules())
+    ended = Outcome(3, math.inf, False, True, "a batch that is not finite", True)
+    board.take({TrialId(lr, 0): {0: ended} for lr in board.rules.ladder})
+    finding = conclude(board)
+    assert (finding.lr, finding.edge.lr, finding.status) == (None, None, "unresolved")
+    assert "a batch that is not finite" in finding.reason
+    assert finding.needed is None

@@ -42,6 +42,21 @@ def bowl(best=1e-2, edge=1.0, *, noise=0.0, bend=0.3) -> World:
     return world
 
 
+def resting(best=1e-2, edge=0.1, *, start=20.0) -> World:
+    """Past the edge the network answers a constant and rests at chance, early; below it falls from
+    a start far above chance, and slowly."""
+
+    def world(trial: TrialId, share: float) -> float:
+        if trial.lr >= 30 * edge:
+            return math.inf
+        if trial.lr >= edge:
+            return CHANCE + 0.001 * math.log10(trial.lr / edge)
+        floor = 0.2 + 0.3 * math.log10(trial.lr / best) ** 2
+        return floor + start * math.exp(-12 * share * trial.lr / best)
+
+    return world
+
+
 def outcomes(world: World, asked: Round, given: Rules) -> dict[TrialId, dict[int, Outcome]]:
     """What training would give for a round."""
     found: dict[TrialId, dict[int, Outcome]] = {}
