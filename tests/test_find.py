@@ -100,7 +100,7 @@ def test_the_verdicts_agree_with_the_finding(found):
 
 
 def test_every_rate_of_the_race_is_told_how_it_stands(found):
-    finding = replace(found, lr=0.01, band=(0.008, 0.02), score=0.1, chance=1.1)
+    finding = replace(found, lr=0.01, band=(0.008, 0.02), loss=0.1, chance=1.1)
 
     def told(lr, expected, failed=False):
         return standing(finding, Standing(lr, 64, 1, 0.5, failed, expected))
@@ -237,7 +237,8 @@ def test_rescaling_the_loss_leaves_the_answer_of_adam(tmp_path):
 
 def test_the_objective_can_be_the_metric(tmp_path):
     found = es.find(blobs_problem(), steps=64, objective="metric", out=tmp_path)
-    assert found.score > 0.9
+    assert found.loss is None
+    assert found.metric > 0.9
     assert found.chance == pytest.approx(0.4, abs=0.1)
     assert all(standing.score >= 0 for standing in found.rates)
     assert es.open_study(tmp_path).finding == found

@@ -58,8 +58,9 @@ class Finding:
             larger budget would not help.
         safety: decades from the rate up to the edge; None where no edge is known.
         note: how far below the edge the rate lies, and how well that is known, in words.
-        score: what is expected at `lr`: the held-out loss, or the metric, by the objective.
-        chance: the same of knowing nothing.
+        loss: the held-out loss expected at `lr`; None where the objective is the metric.
+        metric: the metric expected at `lr`; None where the objective is the loss.
+        chance: the loss, or the metric, of knowing nothing, by the objective.
         objective: `loss` or `metric`.
         tolerance: the share of chance minus best by which a rate in the band may be worse.
         rates: every rate that was trained, ascending.
@@ -78,12 +79,18 @@ class Finding:
     needed: float | None
     safety: float | None
     note: str
-    score: float | None
+    loss: float | None
+    metric: float | None
     chance: float
     objective: str
     tolerance: float
     rates: tuple[Standing, ...]
     study: str = ""
+
+    @property
+    def score(self) -> float | None:
+        """What is expected at `lr`: the held-out loss, or the metric, by the objective."""
+        return self.loss if self.objective == "loss" else self.metric
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as plain values: what `etascope find --json` prints (docs/json.md)."""
@@ -93,15 +100,14 @@ class Finding:
     def from_dict(cls, given: Mapping[str, Any], rules: Rules) -> Finding:
         """The finding that `to_dict` gave, also after a way through strict JSON.
 
-        Version 0.1 recorded scores that are lower for better, and that at the rate as its `loss`.
+        Version 0.1 recorded scores that are lower for better, also those of a metric.
         """
 
         def pair(value: Any) -> Any:
             return None if value is None else tuple(value)
 
-        if "loss" in given:
-            given = {**given, "score": given["loss"]}
-            given = _natural({k: v for k, v in given.items() if k != "loss"}, rules)
+        if "metric" not in given:
+            given = _natural(given, rules)
         edge = given["edge"]
         rates = (Standing(**{**s, "score": float(s["score"])}) for s in given["rates"])
         known = {
@@ -211,6 +217,7 @@ def conclude(board: Board, waiting: Round | None = None, caveat: str = "") -> Fi
     open_ = doubts(board)
     found = response(board)
     ends = None if lr is None else good_rates(board, lr)
+    expected = None if lr is None else rules.sign * min(found.values())
     reasons = [doubt.reason for doubt in open_] if lr is not None else [_nothing(board)]
     needed = math.ceil(10 * (board.spent + sum(doubt.price for doubt in open_))) / 10
     if waiting is not None:
@@ -234,7 +241,8 @@ def conclude(board: Board, waiting: Round | None = None, caveat: str = "") -> Fi
         needed=None if settled or needed <= rules.budget else needed,
         safety=None if lr is None or edge.lr is None else math.log10(edge.lr / lr),
         note=note,
-        score=rules.sign * min(found.values()) if lr is not None else None,
+        loss=expected if rules.objective == "loss" else None,
+        metric=expected if rules.objective == "metric" else None,
         chance=rules.sign * rules.chance,
         objective=rules.objective,
         tolerance=rules.tolerance,
@@ -341,9 +349,7 @@ def _natural(given: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
         {**s, "score": turned(s["score"]), "expected": turned(s["expected"])}
         for s in given["rates"]
     ]
-    return {
-        **given,
-        "score": turned(given["score"]),
-        "chance": turned(given["chance"]),
-        "rates": rates,
-    }
+    score = turned(given["loss"])
+    loss, metric = (score, None) if rules.objective == "loss" else (None, score)
+    chance = turned(given["chance"])
+    return {**given, "loss": loss, "metric": metric, "chance": chance, "rates": rates}
