@@ -22,7 +22,7 @@ from torch import nn
 from etascope.diagnosis.signals import all_finite, first_non_finite
 from etascope.errors import RAISED
 from etascope.plan import Plan
-from etascope.problems.batches import Batch, examples_in, tensors_of
+from etascope.problems.contents import Batch, tensors_of
 from etascope.problems.problem import Problem, evaluating
 from etascope.problems.stream import BatchStream
 from etascope.randomness import seed_everything, undisturbed
@@ -177,7 +177,7 @@ class Trial:
 
     def backpropagate(self, batches: list[Batch]) -> float:
         """The loss of a step; its gradient is in the `grad` of the parameters then."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         self.seed_step()
         total = 0.0
         for batch in batches:
@@ -226,7 +226,7 @@ class Trial:
             return None
         self.seed_step("probe")
         with evaluating(model), self.precision():
-            values = self.problem.measure(model, batch, examples_in(batch))
+            values = self.problem.measure(model, batch, self.problem.count_training(batch))
         notes.probe_steps.append(self.step)
         notes.probe_metric.append(float(values.mean()))
         return notes.probe_metric[-1]

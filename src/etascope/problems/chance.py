@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from etascope.errors import RAISED, UsageError
-from etascope.problems.batches import Batch, examples_in, tensors_of
+from etascope.problems.contents import Batch, tensors_of
 from etascope.problems.problem import Problem, evaluating, replaced_forward
 from etascope.records import Chance, Evaluation
 
@@ -194,8 +194,7 @@ def _fitted(
     `start` is moved along each of its axes alone, so that the classes of tokens or pixels are
     fitted and not every position, which would learn the held-out set by heart.
     """
-    batches = list(problem.held_out("valid", FITTED))
-    sizes = [examples_in(batch) for batch in batches]
+    batches, sizes = zip(*problem.counted("valid", FITTED), strict=True)
     axes = range(start.ndim) or [None]
     offsets = [
         start.new_zeros([n if a == axis else 1 for a, n in enumerate(start.shape)]).requires_grad_()
