@@ -25,6 +25,7 @@ from etascope.plan import Plan
 from etascope.problems.contents import Batch, tensors_of
 from etascope.problems.problem import Problem, evaluating
 from etascope.problems.stream import BatchStream
+from etascope.problems.tensors import is_finite
 from etascope.randomness import seed_everything, undisturbed
 from etascope.records import Burst, Evaluation, Failure, TrialId
 from etascope.state import TrialState
@@ -264,8 +265,7 @@ class Trial:
 
     def _bad_data(self, batches: list[Batch]) -> Failure | None:
         """The failure of a step whose batch is not finite: no rate can be blamed for it."""
-        tensors = [t for batch in batches for t in tensors_of(batch) if t.is_floating_point()]
-        if all(bool(torch.isfinite(t).all()) for t in tensors):
+        if all(is_finite(tensor) for batch in batches for tensor in tensors_of(batch)):
             return None
         message = f"the training batch of step {self.step} holds a value that is not finite"
         return Failure(self.step, "data", None, message, REMEDY_DATA)

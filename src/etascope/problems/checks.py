@@ -21,6 +21,7 @@ from etascope.problems.chance import find_chance
 from etascope.problems.contents import Batch, tensors_of
 from etascope.problems.cutting import check_last_batches
 from etascope.problems.problem import Problem, evaluating
+from etascope.problems.tensors import numbers_of
 from etascope.randomness import seed_everything, undisturbed
 from etascope.records import ProblemFacts
 
@@ -207,7 +208,8 @@ def _weights(model: nn.Module) -> list[torch.Tensor]:
 def _same_weights(model: nn.Module, other: nn.Module) -> bool:
     ours, theirs = _weights(model), _weights(other)
     return len(ours) == len(theirs) and all(
-        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(ours, theirs, strict=True)
+        a.shape == b.shape and a.dtype == b.dtype and numbers_of(a) == numbers_of(b)
+        for a, b in zip(ours, theirs, strict=True)
     )
 
 
@@ -220,8 +222,7 @@ def _fingerprint(
     """
     digest = hashlib.sha256()
     for tensor in (*weights, *tensors_of(batches)):
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(numbers_of(tensor))
     digest.update("".join(f"{loss:.4g}" for loss in losses).encode())
     return digest.hexdigest()

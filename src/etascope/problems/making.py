@@ -88,8 +88,10 @@ class Maker:
     def _give_out(self, product: Any) -> None:
         _isolate(product, self._attributes)
         for key, (name, part) in _identities(product).items():
-            before = self._given_out.get(key)
-            if before is not None and before() is not None:
+            before = self._given_out.get(key, lambda: None)()
+            # A tensor that was moved to other memory gave its own back, to whoever asked next.
+            moved = isinstance(key, tuple) and before is not None and memory_of(before) != key[1]
+            if before is not None and not moved:
                 raise UsageError(
                     f"{self._name} hands out {name} again, which a training has changed since; "
                     "build it anew in each call"
