@@ -180,7 +180,7 @@ def test_an_exception_in_user_code_is_a_failure_of_that_trial_only(raised):
     calls = []
 
     def loss(model, batch):
-        calls.append(None)
+        calls.extend([None] * model.training)
         if len(calls) == 6:
             raise raised("the cat pulled the plug")
         return model(batch[0]).square().mean()
@@ -317,6 +317,9 @@ def test_bfloat16_keeps_float32_weights_and_state_and_gives_another_trial():
         return nn.functional.cross_entropy(output, batch[1])
 
     problem = blobs_problem(loss=loss)
+    assert problem.is_cut("valid")  # both are found out in full precision
+    assert problem.is_cut("test")
+    seen.clear()
     half, state = train(problem, plan)
     assert seen == {torch.bfloat16}
     tensors = [t for t in state.model.values() if t.is_floating_point()]

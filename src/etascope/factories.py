@@ -1,10 +1,12 @@
-"""The door for optimizer and schedule: each is made and stepped once, before any training."""
+"""The door for optimizer and schedule: each is made and takes a real step, before any training."""
 
 from __future__ import annotations
 
 import inspect
+from types import MethodType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -13,11 +15,11 @@ from etascope.errors import UsageError
 from etascope.plan import Plan
 from etascope.problems.checks import named
 from etascope.problems.problem import Problem
-from etascope.randomness import undisturbed
+from etascope.randomness import seed_everything, undisturbed
 
 
 def check_factories(problem: Problem, plan: Plan, lr: float) -> None:
-    """Make optimizer and schedule and step each once, so that a mistake shows before training.
+    """Make optimizer and schedule, take a first step with each, so that a mistake shows early.
 
     Raises:
         UsageError: if one raises, is of the wrong type, or asks for what no trial gives.
@@ -27,7 +29,8 @@ def check_factories(problem: Problem, plan: Plan, lr: float) -> None:
         with named("optimizer", _takes(plan.optimizer, "model, lr", "model.parameters(), lr=lr")):
             optimizer = plan.make_optimizer(model, lr)
             _check_optimizer(optimizer, model)
-            optimizer.step()
+        if not problem.owns_step:
+            _take_a_step(problem, plan, model, optimizer)
         if plan.schedule == "constant":
             return
         with named("schedule", _takes(plan.schedule, "optimizer, steps", "optimizer, steps")):
@@ -44,14 +47,14 @@ def lr_course(problem: Problem, plan: Plan) -> list[float]:
         return [1.0] * plan.steps
     with undisturbed(problem.torch_device):
         with named("optimizer"):
-            optimizer = plan.make_optimizer(problem.make_model(0), 1e-3)
+            optimizer = _resting(plan.make_optimizer(problem.make_model(0), 1e-3))
         with named("schedule"):
             schedule = plan.make_schedule(optimizer)
         rates = []
         for step in range(plan.steps):
             rates.append(max(float(group["lr"]) for group in optimizer.param_groups))
             if schedule is not None and step + 1 < plan.steps:
-                optimizer.step()  # without a gradient it does nothing; torch wants it before
+                optimizer.step()  # torch wants it before
                 schedule.step()
     peak = max(rates)
     return [rate / peak for rate in rates] if peak > 0 else rates
@@ -66,7 +69,7 @@ def describe_factories(problem: Problem, plan: Plan) -> dict[str, Any]:
     made: dict[str, Any] = {}
     with undisturbed(problem.torch_device):
         model = problem.make_model(0)
-        optimizer = plan.make_optimizer(model, 1e-3)
+        optimizer = _resting(plan.make_optimizer(model, 1e-3))
         if not isinstance(plan.optimizer, str):
             made["optimizer"] = [type(optimizer).__name__, *map(_options, optimizer.param_groups)]
         if not isinstance(plan.schedule, str):
@@ -78,6 +81,36 @@ def describe_factories(problem: Problem, plan: Plan) -> dict[str, Any]:
                     schedule.step()
                 rates.append([float(g["lr"]) for g in optimizer.param_groups])
     return made
+
+
+def _take_a_step(problem: Problem, plan: Plan, model: nn.Module, optimizer: Optimizer) -> None:
+    """The first step of a trial of seed 0: real gradients, and what they meet on their way."""
+    seed_everything(problem.torch_device, 0, "batch")
+    batch = next(problem.batches(0, 0))
+    seed_everything(problem.torch_device, 0, "step")
+    kind = type(optimizer).__name__
+    with named(f"optimizer {kind}, in zero_grad(),"):
+        optimizer.zero_grad()
+    with named("loss"):
+        problem.loss(model, batch).backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    sparse = any(gradient.layout is not torch.strided for gradient in gradients)
+    remedy = "; its gradients are sparse: make the embeddings with sparse=False" if sparse else ""
+    if plan.clip is not None:
+        with named("clipping of gradients", remedy and f"{remedy}, or leave clip out"):
+            nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
+    with named(f"optimizer {kind}, in its first step,", remedy):
+        optimizer.step()
+
+
+def _resting(optimizer: Optimizer) -> Optimizer:
+    """The optimizer, whose steps do nothing from here on: there are no gradients to step on.
+
+    A schedule made of it wants steps before its own, and many an optimizer takes none without
+    gradients.
+    """
+    optimizer.step = MethodType(lambda self, closure=None: None, optimizer)  # type: ignore[method-assign]
+    return optimizer
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from etascope.errors import StudyError
+from etascope.problems.tensors import COMPRESSED, dense_parts
 
 Packed = bytes | memoryview  # a state as the bytes of a safetensors file
 
@@ -38,6 +39,16 @@ DTYPES = {
     torch.bool: "BOOL",
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
+}
+# What safetensors has no name for: complex numbers are stored as pairs, the rest as bytes.
+PAIRS = {torch.complex128: torch.float64, torch.complex32: torch.float16}
+BYTES = {
+    getattr(torch, name)
+    for name in ("float8_e5m2fnuz", "float8_e4m3fnuz", "float8_e8m0fnu", "float4_e2m1fn_x2")
+    if hasattr(torch, name)
+}
+LAYOUTS = {"coo": torch.sparse_coo} | {
+    str(layout).rpartition("_")[2]: layout for layout in COMPRESSED
 }
 
 
@@ -65,8 +76,8 @@ def serialize(state: TrialState) -> list[memoryview]:
     a state once; they hold until the trial goes on.
 
     Raises:
-        StudyError: if the optimizer, the schedule or a module keeps what is neither a tensor that
-            safetensors knows nor a plain value.
+        StudyError: if the optimizer, the schedule or a module keeps what is neither a tensor of
+            numbers nor a plain value.
     """
     tensors: dict[str, torch.Tensor] = {}
     tree = {
@@ -120,20 +131,9 @@ def unpack(packed: Packed) -> TrialState:
 
 
 def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """`value` as JSON values; its tensors go to `tensors` and are named in their place.
-
-    safetensors takes contiguous tensors only, so a dense one is stored with its axes in the order
-    of its memory and that order is kept; this gives channels_last tensors back as they were.
-    """
-    is_tensor = isinstance(value, torch.Tensor)
-    if is_tensor and value.layout is torch.strided and value.dtype in DTYPES:
-        value = value.detach().cpu().resolve_conj().resolve_neg()
-        order = sorted(range(value.ndim), key=value.stride().__getitem__, reverse=True)
-        if not value.permute(order).is_contiguous():
-            order = list(range(value.ndim))
-        name = str(len(tensors))
-        tensors[name] = value.permute(order).contiguous()
-        return {"tensor": name, "order": order}
+    """`value` as JSON values; its tensors go to `tensors` and are named in their place."""
+    if isinstance(value, torch.Tensor) and _can_be_saved(value):
+        return _flatten_tensor(value, tensors)
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -143,24 +143,72 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {kind: [[_flatten(k, tensors), _flatten(v, tensors)] for k, v in value.items()]}
     if type(value) in (list, tuple, set):
         return {type(value).__name__: [_flatten(item, tensors) for item in value]}
-    kind = type(value).__name__
-    if is_tensor:
-        layout = "" if value.layout is torch.strided else f"{value.layout} "
-        kind = f"{layout}{value.dtype} tensor".replace("torch.", "")
     raise StudyError(
-        f"the optimizer, the schedule or a module keeps a {kind} in its "
-        "state, which cannot be saved; keep numbers, strings, lists, dicts and dense tensors there"
+        f"the optimizer, the schedule or a module keeps a {_kind_of(value)} in its "
+        "state, which cannot be saved; keep numbers, strings, lists, dicts and plain tensors there"
     )
+
+
+def _can_be_saved(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is nothing but numbers, which can be read back as they were."""
+    wrapped = hasattr(tensor, "__tensor_flatten__")  # a subclass around other tensors
+    if wrapped or tensor.is_nested or tensor.is_meta:
+        return False
+    known = tensor.layout is torch.strided or tensor.layout in LAYOUTS.values()
+    return known and (tensor.dtype in DTYPES or tensor.dtype in PAIRS or tensor.dtype in BYTES)
+
+
+def _kind_of(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    words = [
+        "nested" if value.is_nested else "meta" if value.is_meta else "",
+        "" if value.layout is torch.strided else str(value.layout),
+        str(value.dtype),
+        "tensor" if type(value) is torch.Tensor else type(value).__name__,
+    ]
+    return " ".join(word.removeprefix("torch.") for word in words if word)
+
+
+def _flatten_tensor(tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """A tensor as its place in `tensors`, a sparse one as its layout and its dense parts.
+
+    safetensors takes contiguous tensors only, so a dense one is stored with its axes in the order
+    of its memory and that order is kept; this gives channels_last tensors back as they were.
+    """
+    if tensor.layout is not torch.strided:
+        layout = next(name for name, known in LAYOUTS.items() if known is tensor.layout)
+        coalesced = tensor.layout is torch.sparse_coo and tensor.is_coalesced()
+        parts = [_flatten_tensor(part, tensors) for part in dense_parts(tensor)]
+        return {"sparse": [layout, list(tensor.shape), coalesced, parts]}
+    value = tensor.detach().cpu().resolve_conj().resolve_neg()
+    order = sorted(range(value.ndim), key=value.stride().__getitem__, reverse=True)
+    if not value.permute(order).is_contiguous():
+        order = list(range(value.ndim))
+    name = str(len(tensors))
+    place: dict[str, Any] = {"tensor": name, "order": order}
+    value = value.permute(order).contiguous()
+    if value.dtype not in DTYPES:
+        place["dtype"] = str(value.dtype).removeprefix("torch.")
+        pairs = PAIRS.get(value.dtype)
+        value = value.view(torch.uint8) if pairs is None else torch.view_as_real(value)
+    tensors[name] = value
+    return place
 
 
 def _restore(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
-        order = value["order"]
+        order, tensor = value["order"], tensors[value["tensor"]]
+        if "dtype" in value:
+            dtype = getattr(torch, value["dtype"])
+            tensor = torch.view_as_complex(tensor) if dtype in PAIRS else tensor.view(dtype)
         inverse = sorted(range(len(order)), key=order.__getitem__)
-        return tensors[value["tensor"]].permute(inverse)
+        return tensor.permute(inverse)
     ((kind, content),) = value.items()
+    if kind == "sparse":
+        return _restore_sparse(content, tensors)
     if kind == "float":
         return float.fromhex(content)
     if kind in ("dict", "counter"):
@@ -168,3 +216,13 @@ def _restore(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
         return Counter(pairs) if kind == "counter" else pairs
     make = {"list": list, "tuple": tuple, "set": set}[kind]
     return make(_restore(item, tensors) for item in content)
+
+
+def _restore_sparse(content: list[Any], tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    name, shape, coalesced, places = content
+    parts = [_restore(place, tensors) for place in places]
+    if LAYOUTS[name] is torch.sparse_coo:
+        indices, values = parts
+        return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=coalesced or None)
+    compressed, plain, values = parts
+    return torch.sparse_compressed_tensor(compressed, plain, values, shape, layout=LAYOUTS[name])

@@ -22,9 +22,10 @@ from torch import nn
 from etascope.diagnosis.signals import all_finite, first_non_finite
 from etascope.errors import RAISED
 from etascope.plan import Plan
-from etascope.problems.batches import Batch, examples_in, tensors_of
+from etascope.problems.contents import Batch, tensors_of
 from etascope.problems.problem import Problem, evaluating
 from etascope.problems.stream import BatchStream
+from etascope.problems.tensors import is_finite
 from etascope.randomness import seed_everything, undisturbed
 from etascope.records import Burst, Evaluation, Failure, TrialId
 from etascope.state import TrialState
@@ -177,7 +178,7 @@ class Trial:
 
     def backpropagate(self, batches: list[Batch]) -> float:
         """The loss of a step; its gradient is in the `grad` of the parameters then."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         self.seed_step()
         total = 0.0
         for batch in batches:
@@ -226,7 +227,7 @@ class Trial:
             return None
         self.seed_step("probe")
         with evaluating(model), self.precision():
-            values = self.problem.measure(model, batch, examples_in(batch))
+            values = self.problem.measure(model, batch, self.problem.count_training(batch))
         notes.probe_steps.append(self.step)
         notes.probe_metric.append(float(values.mean()))
         return notes.probe_metric[-1]
@@ -264,8 +265,7 @@ class Trial:
 
     def _bad_data(self, batches: list[Batch]) -> Failure | None:
         """The failure of a step whose batch is not finite: no rate can be blamed for it."""
-        tensors = [t for batch in batches for t in tensors_of(batch) if t.is_floating_point()]
-        if all(bool(torch.isfinite(t).all()) for t in tensors):
+        if all(is_finite(tensor) for batch in batches for tensor in tensors_of(batch)):
             return None
         message = f"the training batch of step {self.step} holds a value that is not finite"
         return Failure(self.step, "data", None, message, REMEDY_DATA)

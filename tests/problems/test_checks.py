@@ -262,5 +262,5 @@ def test_the_fingerprint_knows_the_held_out_set():
 
 def test_a_metric_of_another_length_than_the_batch_is_refused():
     problem = blobs_problem(metric=lambda m, b: (m(b[0]).argmax(-1) == b[1])[:3])
-    with pytest.raises(es.UsageError, match=r"shape \(3,\) for 10 examples"):
+    with pytest.raises(es.UsageError, match=r"shape \(3,\) for 20 examples"):
         check(problem)

@@ -55,6 +55,8 @@ def test_evaluating_runs_the_network_once_for_loss_and_metric():
             return super().forward(x)
 
     problem = blobs_problem(model=lambda: Counts(2, 3))
+    problem.is_cut("valid")
+    forwards.clear()
     with undisturbed(CPU):
         model = problem.make_model(0)
         problem.evaluate(model, "valid", 0)

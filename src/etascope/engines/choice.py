@@ -16,10 +16,11 @@ from etascope.engines.ray import RayEngine
 from etascope.engines.serial import SerialEngine
 from etascope.engines.stacked import StackedEngine
 from etascope.environment import usable_cores
-from etascope.errors import UsageError
+from etascope.errors import StudyError, UsageError
 from etascope.plan import ENGINES, Plan
 from etascope.problems.problem import Problem
 from etascope.records import TrialId
+from etascope.state import serialize
 from etascope.trial import Trial
 
 WORTH_STARTING = 10.0  # seconds of work below which starting workers takes longer than it saves
@@ -35,10 +36,13 @@ class Rehearsal(NamedTuple):
 def rehearse(problem: Problem, plan: Plan, trial: TrialId) -> Rehearsal:
     """Train a trial for three steps, time the last two, and forget it.
 
-    What goes wrong here is left to the checks and to the study, which can tell it better.
+    What goes wrong in them is left to the checks and to the study, which can tell it better.
+
+    Raises:
+        UsageError: if what the trial keeps then cannot be saved.
     """
     ticks: list[float] = []
-    rehearsal = Trial(problem, plan, trial)
+    rehearsal, state = Trial(problem, plan, trial), None
     with suppress(Exception):
         rehearsal.advance(
             plan.steps + 1,  # never reached, so nothing is evaluated
@@ -46,8 +50,14 @@ def rehearse(problem: Problem, plan: Plan, trial: TrialId) -> Rehearsal:
             stopping=lambda: len(ticks) >= min(3, plan.steps),
         )
         seconds = (ticks[-1] - ticks[0]) / max(1, len(ticks) - 1)
-        return Rehearsal(seconds, _bytes(vars(rehearsal.state())))
-    return Rehearsal(0.0, 0)
+        state = rehearsal.state()
+    if state is None:
+        return Rehearsal(0.0, 0)
+    try:
+        serialize(state)
+    except StudyError as error:
+        raise UsageError(str(error)) from error
+    return Rehearsal(seconds, _bytes(vars(state)))
 
 
 def recruit(name: str, problem: Problem, workers: int | None, trials: int, seconds: float) -> Crew:

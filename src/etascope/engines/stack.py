@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from etascope.problems.batches import Batch
+from etascope.problems.contents import Batch
 from etascope.trial import Trial
 
 MODEL = "model."  # prefix of the names of tensors in `_Loss`

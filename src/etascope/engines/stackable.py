@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from etascope.engines.stack import Stack
 from etascope.errors import RAISED
 from etascope.plan import Plan
-from etascope.problems.batches import Batch, tensors_of
+from etascope.problems.contents import Batch, tensors_of
 from etascope.problems.problem import Problem
 from etascope.problems.stream import BatchStream
 from etascope.randomness import undisturbed

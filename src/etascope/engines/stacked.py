@@ -22,7 +22,7 @@ from etascope.engines.stack import Stack
 from etascope.engines.stackable import RATES, in_short, obstacle
 from etascope.errors import RAISED
 from etascope.plan import Plan
-from etascope.problems.batches import Batch
+from etascope.problems.contents import Batch
 from etascope.problems.problem import Problem
 from etascope.problems.stream import BatchStream
 from etascope.randomness import undisturbed

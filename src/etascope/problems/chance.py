@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from etascope.errors import RAISED, UsageError
-from etascope.problems.batches import Batch, examples_in, tensors_of
+from etascope.problems.contents import Batch, tensors_of
 from etascope.problems.problem import Problem, evaluating, replaced_forward
+from etascope.problems.tensors import is_finite
 from etascope.records import Chance, Evaluation
 
 SMOOTH = 1e-12  # the share given to a class that never occurs, so that its log is finite
@@ -80,7 +81,7 @@ def _targets(problem: Problem) -> torch.Tensor | None:
     """All held-out targets on the CPU, where batches are (inputs, targets); None otherwise."""
     targets: list[torch.Tensor] | None = []
     for number, batch in enumerate(problem.held_out("valid")):
-        if not all(bool(torch.isfinite(t).all()) for t in tensors_of(batch)):
+        if not all(is_finite(tensor) for tensor in tensors_of(batch)):
             raise UsageError(f"valid holds a value that is not finite, in batch {number}")
         if targets is not None:
             targets = [*targets, batch[1].cpu()] if _is_pair(batch) else None
@@ -194,8 +195,7 @@ def _fitted(
     `start` is moved along each of its axes alone, so that the classes of tokens or pixels are
     fitted and not every position, which would learn the held-out set by heart.
     """
-    batches = list(problem.held_out("valid", FITTED))
-    sizes = [examples_in(batch) for batch in batches]
+    batches, sizes = zip(*problem.counted("valid", FITTED), strict=True)
     axes = range(start.ndim) or [None]
     offsets = [
         start.new_zeros([n if a == axis else 1 for a, n in enumerate(start.shape)]).requires_grad_()

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from etascope.problems.batches import Batch
+from etascope.problems.contents import Batch
 from etascope.problems.problem import Problem
 
 CONTEXT = 64  # characters

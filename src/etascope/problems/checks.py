@@ -17,9 +17,11 @@ import torch
 from torch import nn
 
 from etascope.errors import RAISED, EtascopeError, UsageError
-from etascope.problems.batches import Batch, examples_in, tensors_of
 from etascope.problems.chance import find_chance
+from etascope.problems.contents import Batch, tensors_of
+from etascope.problems.cutting import check_last_batches
 from etascope.problems.problem import Problem, evaluating
+from etascope.problems.tensors import numbers_of
 from etascope.randomness import seed_everything, undisturbed
 from etascope.records import ProblemFacts
 
@@ -55,7 +57,7 @@ def check_parts(problem: Problem) -> Parts:
                 "the model factory built two different models under one seed; "
                 "draw its weights from torch's, numpy's or Python's global generator"
             )
-        batch = _first_batch(problem, "train")
+        batch = _first_batch(problem)
         with named("loss"):
             first = _loss(problem, model, batch)
             began = time.perf_counter()
@@ -70,10 +72,16 @@ def check_parts(problem: Problem) -> Parts:
                 f"the loss gave {first!r} and then {second!r} for the same weights, batch and "
                 "seed; make it a function of (model, batch) and torch's generators alone"
             )
-        held_out = _first_batch(problem, "valid")
+        with named("valid data"):
+            seed_everything(problem.torch_device, 0, "batch")
+            held_out, examples = next(problem.counted("valid"), (None, None))
+        if examples is None:
+            raise UsageError("valid gives no batch")
         if problem.metric is not None:
+            problem.count_training(batch)
             with named("metric"), evaluating(model):
-                problem.measure(model, held_out, examples_in(held_out))
+                problem.measure(model, held_out, examples)
+        check_last_batches(problem, model)
     return Parts(model, batch, held_out, first, seconds)
 
 
@@ -130,13 +138,12 @@ def _build(problem: Problem) -> nn.Module:
     return model
 
 
-def _first_batch(problem: Problem, split: str) -> Batch:
-    with named(f"{split} data"):
+def _first_batch(problem: Problem) -> Batch:
+    with named("train data"):
         seed_everything(problem.torch_device, 0, "batch")
-        source = problem.batches(0, 0) if split == "train" else problem.held_out("valid")
-        batch = next(iter(source), None)
+        batch = next(problem.batches(0, 0), None)
     if batch is None:
-        raise UsageError(f"{split} gives no batch")
+        raise UsageError("train gives no batch")
     return batch
 
 
@@ -201,7 +208,8 @@ def _weights(model: nn.Module) -> list[torch.Tensor]:
 def _same_weights(model: nn.Module, other: nn.Module) -> bool:
     ours, theirs = _weights(model), _weights(other)
     return len(ours) == len(theirs) and all(
-        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(ours, theirs, strict=True)
+        a.shape == b.shape and a.dtype == b.dtype and numbers_of(a) == numbers_of(b)
+        for a, b in zip(ours, theirs, strict=True)
     )
 
 
@@ -214,8 +222,7 @@ def _fingerprint(
     """
     digest = hashlib.sha256()
     for tensor in (*weights, *tensors_of(batches)):
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(numbers_of(tensor))
     digest.update("".join(f"{loss:.4g}" for loss in losses).encode())
     return digest.hexdigest()

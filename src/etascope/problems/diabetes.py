@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from etascope.errors import UsageError
-from etascope.problems.batches import Batch
+from etascope.problems.contents import Batch
 from etascope.problems.problem import Problem
 
 TRAIN = 342  # of 442 patients, in a fixed order; 100 are held out

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from etascope.data.mnist import load_mnist
 from etascope.errors import UsageError
-from etascope.problems.batches import Batch
+from etascope.problems.contents import Batch
 from etascope.problems.problem import Problem
 
 VALID_EXAMPLES = 5000  # the first images of the training file

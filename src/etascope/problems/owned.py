@@ -7,18 +7,16 @@ etascope sees one module with an optimizer that does nothing: the step is taken 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from etascope.errors import UsageError
-from etascope.problems.batches import Batch
+from etascope.problems.contents import Batch
 
 State = dict[str, Any]
 NOMINAL = 1e-3  # the rate of a state that only the checks look at
@@ -28,7 +26,8 @@ class Owned(nn.Module):
     """The modules of a state, and the state itself.
 
     Args:
-        make_state: from a learning rate to the state.
+        make_state: from a learning rate to the state, with the same draws at every call.
+        device: where the modules belong.
 
     Raises:
         UsageError: if that is no dict of objects with a `state_dict`, one of them a module.
@@ -36,18 +35,13 @@ class Owned(nn.Module):
 
     state: State
 
-    def __init__(self, make_state: Callable[[float], State]) -> None:
+    def __init__(self, make_state: Callable[[float], State], device: torch.device) -> None:
         super().__init__()
-        self._make_state = make_state
-        self._draws = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+        self._make_state, self._device = make_state, device
         self.begin(NOMINAL)
 
     def begin(self, lr: float) -> None:
-        """Make the state anew, at a rate and with the draws of the first time."""
-        python, numpy, torchs = self._draws
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(torchs)
+        """Make the state anew, at a rate."""
         state = self._make_state(lr)
         if not isinstance(state, dict):
             raise UsageError(f"make_state returned a {type(state).__name__}; it must return a dict")
@@ -60,7 +54,7 @@ class Owned(nn.Module):
         modules = {str(name): part for name, part in state.items() if isinstance(part, nn.Module)}
         if not modules:
             raise UsageError("make_state gave no nn.Module; its weights are what is trained")
-        self.parts = nn.ModuleDict(modules)
+        self.parts = nn.ModuleDict(modules).to(self._device)
         self.state = state
 
     def others(self) -> Iterator[tuple[str, Any]]:

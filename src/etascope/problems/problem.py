@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 
 from etascope.arguments import finite, whole
 from etascope.errors import UsageError
-from etascope.problems.batches import Batch, Source, examples_in, make_source, to_device
+from etascope.problems.batches import Counted, IndexedSource, Source, make_source
+from etascope.problems.contents import Batch, examples_in, to_device
+from etascope.problems.copies import copied, tied_by_memory
+from etascope.problems.cutting import is_mean_over_examples
 from etascope.problems.layout import with_channels_last
+from etascope.problems.making import Maker
 from etascope.problems.owned import Owned, loss_of, metric_of
 from etascope.randomness import seed_everything
 from etascope.records import Evaluation, Split
+
+
+class Score(NamedTuple):
+    """A held-out batch: its examples, its mean loss, and one float64 value of the metric each."""
+
+    examples: int
+    loss: float
+    values: torch.Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +47,16 @@ class Problem:
             dataset, batch size and collate are used), or a function
             `(seed, epoch) -> iterable of batches`. An array of numpy stands for the tensor that
             `torch.from_numpy` makes of it.
-        valid: held-out data of the same kinds; decisions rest on it.
+        valid: held-out data of the same kinds; decisions rest on it. The batches of a DataLoader
+            hold what it would put into each, and those of other data `batch_size` examples; they
+            are smaller only in a small set, and where the loss is a mean over examples.
         test: optional; reported at the end, never used to decide anything.
         metric: optional, `(model, batch) -> one value per example, or a scalar`.
         higher_is_better: whether a larger metric is the better one.
         chance: the held-out loss of knowing nothing; by default that of the best constant
             prediction, worked out from the labels or targets, or else the initial loss.
+        examples: optional, `batch -> how many examples it holds`, for batches of a function whose
+            parts do not agree on it, such as nodes and graphs.
         collate: joins a list of examples to a batch; torch's default where None.
         device: where to train: `auto` (an accelerator if there is one), or torch's name for it.
         batch_size: examples a batch (a DataLoader's own wins).
@@ -74,19 +89,22 @@ class Problem:
     metric: Callable[[nn.Module, Batch], Any] | None = None
     higher_is_better: bool = True
     chance: float | None = None
+    examples: Callable[[Batch], int] | None = None
     collate: Callable[[list[Any]], Batch] | None = None
     device: str | torch.device = "auto"
     batch_size: int = 50
     name: str = "problem"
     reference: str | None = None
     sources: dict[Literal["train", "valid", "test"], Source] = field(init=False, repr=False)
+    maker: Maker | None = field(init=False, repr=False)
+    cuts: dict[Split, bool] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         size = whole("batch_size", self.batch_size, least=1)
         object.__setattr__(self, "batch_size", size)
-        for name in ("model", "loss", "metric", "collate"):
+        for name in ("model", "loss", "metric", "examples", "collate"):
             given = getattr(self, name)
-            if not callable(given) and not (given is None and name in ("metric", "collate")):
+            if not callable(given) and (given is not None or name in ("model", "loss")):
                 raise UsageError(f"{name} is a {type(given).__name__}; it must be a function")
         if isinstance(self.model, type) and not issubclass(self.model, nn.Module):
             raise UsageError(f"model is the class {self.model.__name__}, which is no nn.Module")
@@ -100,6 +118,13 @@ class Problem:
         if self.test is not None:
             sources["test"] = make_source(self.test, size, self.collate, "test")
         object.__setattr__(self, "sources", sources)
+        object.__setattr__(self, "maker", self._maker())
+
+    def _maker(self) -> Maker | None:
+        """What calls the user's factory; None where a module was passed in its place."""
+        if isinstance(self.model, partial) and self.owns_step:
+            return Maker(self.model.args[0], "make_state")
+        return None if isinstance(self.model, nn.Module) else Maker(self.model, "the model factory")
 
     @classmethod
     def from_step(
@@ -171,24 +196,41 @@ class Problem:
     def make_model(self, seed: int) -> nn.Module:
         """A new model for `seed`, in the modes of training and on the device.
 
-        It shares nothing with the user's objects: an existing module is copied, and so is what a
-        factory returns twice. Call it inside `undisturbed`.
+        It shares nothing with the user's objects: what a factory makes anew is used as it is made;
+        an existing module is copied, and so is what a factory hands out again. Call it inside
+        `undisturbed`.
 
         Raises:
-            UsageError: if it is no module.
+            UsageError: if it is no module, or cannot be copied.
         """
-        seed_everything(self.torch_device, seed, "init")
-        given = self.model if isinstance(self.model, nn.Module) else self.model()
-        if not isinstance(given, nn.Module):
+        seeded = partial(seed_everything, self.torch_device, seed, "init")
+        model: object
+        if self.maker is None:
+            seeded()
+            model = self._copy_of_the_module()
+        elif self.owns_step:
+            model = Owned(partial(self.maker.make, seeded), self.torch_device)
+        else:
+            model = self.maker.make(seeded)
+        if not isinstance(model, nn.Module):
             raise UsageError(
-                f"the model factory returned a {type(given).__name__}; it must return an nn.Module"
+                f"the model factory returned a {type(model).__name__}; it must return an nn.Module"
             )
-        # A factory may hand out one object again and again. A copy costs little, once a trial.
-        model = copy.deepcopy(given).to(self.torch_device)
-        if any(isinstance(m, nn.Conv2d) for m in model.modules()):
-            model = with_channels_last(model)
+        model = model.to(self.torch_device)
+        if any(isinstance(m, nn.Conv2d) for m in model.modules()) and not tied_by_memory(model):
+            model = with_channels_last(model)  # which would untie what shares its memory
         # A part in evaluation mode was frozen on purpose; a whole model in it was saved like that.
         return model if any(m.training for m in model.modules()) else model.train()
+
+    def _copy_of_the_module(self) -> nn.Module:
+        assert isinstance(self.model, nn.Module)
+        try:
+            return copied(self.model, {"": self.model})
+        except UsageError as error:
+            raise UsageError(
+                f"the model cannot be copied, and each trial trains a copy of a module: {error}; "
+                "pass a function without arguments that builds it"
+            ) from error
 
     def batches(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Training batches of an epoch, on the device."""
@@ -197,12 +239,60 @@ class Problem:
 
     def held_out(self, split: Split, examples: int | None = None) -> Iterator[Batch]:
         """Held-out batches in their fixed order, on the device; the first `examples` at least."""
+        for counted in self.counted(split, examples):
+            yield counted.batch
+
+    def counted(self, split: Split, examples: int | None = None) -> Iterator[Counted]:
+        """The batches of `held_out`, each with the number of its examples."""
         seen = 0
-        for batch in self.sources[split].in_order():
+        for batch, fetched in self.sources[split].in_order(cut=self.is_cut(split)):
             if examples is not None and seen >= examples:
                 return
-            seen += examples_in(batch)
-            yield to_device(batch, self.torch_device)
+            count = self.count(batch, fetched, split)
+            seen += count
+            yield Counted(to_device(batch, self.torch_device), count)
+
+    def is_cut(self, split: Split) -> bool:
+        """Whether held-out batches are made smaller than the user's, which must change no number.
+
+        Decided once, as a pure function of the problem, and handed on with it.
+        """
+        source = self.sources[split]
+        if split not in self.cuts:
+            self.cuts[split] = (
+                isinstance(source, IndexedSource)
+                and source.cuttable
+                and is_mean_over_examples(self, source)
+            )
+        return self.cuts[split]
+
+    def count(self, batch: Batch, fetched: int | None, name: str = "train") -> int:
+        """How many examples a batch holds: what the user says, what was fetched, what parts tell.
+
+        Args:
+            batch: the batch.
+            fetched: how many examples its source put into it; None where it does not know.
+            name: of the data, for the error.
+
+        Raises:
+            UsageError: if nothing tells.
+        """
+        if self.examples is not None:
+            return whole(
+                "the number that examples gives for a batch", self.examples(batch), least=1
+            )
+        count = examples_in(batch) if fetched is None else fetched
+        if count is None:
+            raise UsageError(
+                f"the parts of a batch of {name} have different lengths, so that it cannot be told "
+                "how many examples it holds; give the problem examples=, a function from a batch "
+                "to that number"
+            )
+        return count
+
+    def count_training(self, batch: Batch) -> int:
+        """How many examples a training batch holds."""
+        return self.count(batch, self.sources["train"].batch_examples)
 
     def evaluate(
         self, model: nn.Module, split: Split, step: int, examples: int | None = None
@@ -211,17 +301,9 @@ class Problem:
 
         It draws from a stream of its own and leaves the model as it was.
         """
-        losses: list[float] = []
-        sizes: list[int] = []
-        values: list[torch.Tensor] = []
-        seed_everything(self.torch_device, 0, "evaluation")
-        with evaluating(model):
-            for batch in self.held_out(split, examples):
-                sizes.append(examples_in(batch))
-                losses.append(float(self.loss(model, batch)))
-                if self.metric is not None:
-                    values.append(self.measure(model, batch, sizes[-1]))
-        total = sum(sizes)
+        scores = list(self.scores(model, self.counted(split, examples)))
+        losses, sizes = [s.loss for s in scores], [s.examples for s in scores]
+        values = [s.values for s in scores if s.values is not None]
         metric = torch.cat(values) if values else None
         binary = metric is not None and bool(((metric == 0) | (metric == 1)).all())
         return Evaluation(
@@ -229,10 +311,21 @@ class Problem:
             split=split,
             loss=_mean(losses, sizes),
             metric=None if metric is None else float(metric.mean()),
-            examples=total,
+            examples=sum(sizes),
             correct=int(metric.sum()) if metric is not None and binary else None,
             batch_losses=tuple(losses),
         )
+
+    def scores(self, model: nn.Module, batches: Iterable[Counted]) -> Iterator[Score]:
+        """Loss and metric of each batch, dropout off; drawn from the stream of evaluations."""
+        seed_everything(self.torch_device, 0, "evaluation")
+        with evaluating(model):
+            for given, examples in batches:
+                assert examples is not None
+                batch = to_device(given, self.torch_device)
+                loss = float(self.loss(model, batch))
+                measured = None if self.metric is None else self.measure(model, batch, examples)
+                yield Score(examples, loss, measured)
 
     def measure(self, model: nn.Module, batch: Batch, examples: int) -> torch.Tensor:
         """The metric of a batch as one float64 value per example; a scalar stands for each."""
@@ -253,8 +346,9 @@ class Problem:
         if value.ndim == 1 and len(value) == examples:
             return value
         raise UsageError(
-            f"the metric returned shape {tuple(value.shape)} for {examples} examples; "
-            "it must be one value per example, or a scalar"
+            f"the metric returned shape {tuple(value.shape)} for {examples} examples; it must be "
+            "one value per example, or a scalar; where a batch holds another number of examples, "
+            "give the problem examples=, a function from a batch to that number"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from etascope.problems.batches import Batch
+from etascope.problems.contents import Batch
 from etascope.problems.problem import Problem
 
 CURVATURES = torch.logspace(1, -2, 20)  # the largest is 10, so the edge of sgd is 2 / 10

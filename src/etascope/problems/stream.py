@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from etascope.errors import RAISED, UsageError
-from etascope.problems.batches import Batch
+from etascope.problems.contents import Batch
 from etascope.problems.problem import Problem
 from etascope.randomness import seed_everything
 
