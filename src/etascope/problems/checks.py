@@ -19,6 +19,7 @@ from torch import nn
 from etascope.errors import RAISED, EtascopeError, UsageError
 from etascope.problems.batches import Batch, examples_in, tensors_of
 from etascope.problems.chance import find_chance
+from etascope.problems.control import Control, flaw_of, zero_gradient
 from etascope.problems.problem import Problem, evaluating
 from etascope.randomness import seed_everything, undisturbed
 from etascope.records import ProblemFacts
@@ -42,8 +43,12 @@ def inspect(problem: Problem, rung_examples: int) -> ProblemFacts:
     return gather_facts(problem, check_parts(problem), rung_examples)
 
 
-def check_parts(problem: Problem) -> Parts:
+def check_parts(problem: Problem, skip_unusable: bool = False) -> Parts:
     """Run each part of a problem once: two models from seed 0, and a batch of each kind.
+
+    Args:
+        problem: what is checked.
+        skip_unusable: take the first batch that can be used, where the very first cannot.
 
     Raises:
         UsageError: naming the part (model, train, loss, metric, valid) and what is wrong with it.
@@ -58,13 +63,16 @@ def check_parts(problem: Problem) -> Parts:
         batch = _first_batch(problem, "train")
         with named("loss"):
             first = _loss(problem, model, batch)
+        flaw = flaw_of(model, first)
+        if flaw is not None:
+            batch = _usable_batch(problem, flaw, first, skip_unusable)
+            model = _build(problem)
+            first = _loss(problem, model, batch)
+        _check_gradient(problem, model)
+        with named("loss"):
             began = time.perf_counter()
             second = _loss(problem, again, batch)
             seconds = time.perf_counter() - began
-        if not math.isfinite(first):
-            raise UsageError(
-                f"the loss of the untrained model is {first!r}; check the data and the loss"
-            )
         if not math.isclose(first, second, rel_tol=0 if _on_cpu(problem) else 1e-4):
             raise UsageError(
                 f"the loss gave {first!r} and then {second!r} for the same weights, batch and "
@@ -162,6 +170,57 @@ def _loss(problem: Problem, model: nn.Module, batch: Batch) -> float:
     if all(p.grad is None for p in model.parameters()):
         raise UsageError("the loss gives no parameter of the model a gradient")
     return float(loss.detach())
+
+
+def _usable_batch(problem: Problem, flaw: str, loss: float, skip_unusable: bool) -> Batch:
+    """The first batch that can be used, where the very first cannot and may be skipped.
+
+    Raises:
+        UsageError: saying whose fault it is, with the count of such batches.
+    """
+    control = Control(problem, 0)
+    tally = control.tally(0, 0)
+    if tally.unusable == 0:  # an own step that a rate so small does not harm is no fault
+        return _first_batch(problem, "train")
+    if skip_unusable and tally.unusable < tally.batches:
+        batches = control.epoch(0, 0)
+        return next(b for k, b in enumerate(batches) if control.flaw([b], k) is None)
+    blamed = f"on {tally} of the first epoch, the very first among them"
+    if tally.unusable < tally.batches:
+        raise UsageError(
+            f"at the untrained weights {flaw} {blamed}: no learning rate is "
+            "to blame; mend the data or the loss there (all labels ignored, a division by 0), or "
+            "pass skip_unusable=True to go on without such batches"
+        )
+    if math.isfinite(loss):
+        raise UsageError(
+            f"at the untrained weights {flaw}, though the loss is {loss:.4g}, "
+            f"on {tally}: the code is to blame and no learning rate; look for a square root, "
+            "norm, division or logarithm at 0, also in the branch that a where() does not take"
+        )
+    raise UsageError(
+        f"the loss of the untrained model is {loss!r}, on {tally}; check the data and the loss"
+    )
+
+
+def _check_gradient(problem: Problem, model: nn.Module) -> None:
+    """Make sure that some batch of the first epoch gives a gradient that is not 0 throughout."""
+    if problem.owns_step or not zero_gradient(model):
+        return
+    tried = 0
+    for number, batch in enumerate(Control(problem, 0).epoch(0, 0)):
+        model.zero_grad(set_to_none=True)
+        seed_everything(problem.torch_device, 0, "step", number)
+        with named("loss"):
+            problem.loss(model, batch).backward()  # type: ignore[no-untyped-call]
+        if not zero_gradient(model):
+            return
+        tried += 1
+    raise UsageError(
+        f"the gradient of the untrained model is 0 in every parameter, on {tried} batches: no "
+        "learning rate can train it; look for an argmax, round, sign or comparison between the "
+        "model and the loss, or for units that are all inactive"
+    )
 
 
 def _forward(problem: Problem, model: nn.Module, batch: Batch) -> torch.Tensor:
