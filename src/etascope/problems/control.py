@@ -104,15 +104,27 @@ class Control:
 
         Where computing it raises, nothing can be told and it is None too.
         """
-        try:
-            return self._flaw(self.model(), batches, step)
-        except RAISED:
-            return None
+        return next(self._flaws([(step, list(batches))]))
 
     def tally(self, epoch: int, first: int) -> Tally:
         """Count the unusable batches of an epoch whose first batch is number `first` of all."""
-        flaws = [self.flaw([batch], first + k) for k, batch in enumerate(self.epoch(epoch, first))]
+        batches = self.epoch(epoch, first)
+        flaws = list(self._flaws((first + k, [batch]) for k, batch in enumerate(batches)))
         return Tally(sum(flaw is not None for flaw in flaws), len(flaws))
+
+    def _flaws(self, steps: Iterable[tuple[int, list[Batch]]]) -> Iterator[str | None]:
+        """The flaw of each step's batches; no update is made, so that one model mostly does."""
+        model: nn.Module | None = None
+        for step, batches in steps:
+            flaw = None
+            try:
+                model = model or self.model()
+                flaw = self._flaw(model, batches, step)
+            except RAISED:
+                model = None
+            if flaw is not None or self._problem.owns_step:
+                model = None
+            yield flaw
 
     def epoch(self, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of an epoch whose first one is number `first` of all; not all of a long one.
