@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from etascope.errors import RAISED, EtascopeError, UsageError
 from etascope.problems.batches import Batch, examples_in, tensors_of
+from etascope.problems.bound import endless_fall
+from etascope.problems.broadcasting import Crossings, Shapes, describe, shortened
 from etascope.problems.chance import find_chance
 from etascope.problems.control import Control, flaw_of, zero_gradient
 from etascope.problems.problem import Problem, evaluating
@@ -78,10 +80,12 @@ def check_parts(problem: Problem, skip_unusable: bool = False) -> Parts:
                 f"the loss gave {first!r} and then {second!r} for the same weights, batch and "
                 "seed; make it a function of (model, batch) and torch's generators alone"
             )
+        _check_bound(problem, again, batch, second)
         held_out = _first_batch(problem, "valid")
         if problem.metric is not None:
             with named("metric"), evaluating(model):
                 problem.measure(model, held_out, examples_in(held_out))
+        _check_shapes(problem, model, batch, held_out)
     return Parts(model, batch, held_out, first, seconds)
 
 
@@ -201,6 +205,67 @@ def _usable_batch(problem: Problem, flaw: str, loss: float, skip_unusable: bool)
     raise UsageError(
         f"the loss of the untrained model is {loss!r}, on {tally}; check the data and the loss"
     )
+
+
+def _check_shapes(problem: Problem, model: nn.Module, batch: Batch, held_out: Batch) -> None:
+    """Make sure that outputs and targets do not broadcast against each other."""
+    if problem.owns_step:
+        return
+    watched = [("loss", problem.loss, batch), ("loss", problem.loss, held_out)]
+    if problem.metric is not None:
+        watched.append(("metric", problem.metric, held_out))
+    for part, function, given in watched:
+        found = _crossing(problem, model, function, given)
+        if found is None:
+            continue
+        # A length that happens to equal the number of examples does not shrink with it.
+        again = _crossing(problem, model, function, shortened(given))
+        if again is not None or min(map(len, found)) > 1:
+            raise UsageError(describe(found, part))
+
+
+def _crossing(
+    problem: Problem, model: nn.Module, function: Callable[[nn.Module, Batch], Any], batch: Batch
+) -> Shapes | None:
+    """The shapes that a loss or a metric crosses; None too where it cannot run under watch."""
+    crossings = Crossings(model, batch)
+    seed_everything(problem.torch_device, 0, "check")
+    marking = _marking(model, crossings)
+    with suppress(*RAISED), evaluating(model), torch.enable_grad(), marking, crossings:
+        function(model, batch)
+    return crossings.found
+
+
+@contextmanager
+def _marking(model: nn.Module, crossings: Crossings) -> Iterator[None]:
+    hook = model.register_forward_hook(lambda module, inputs, output: crossings.mark(output))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _check_bound(problem: Problem, model: nn.Module, batch: Batch, start: float) -> None:
+    """Make sure that larger outputs do not lower the loss without end; moves the model."""
+    if problem.owns_step or problem.chance is not None:
+        return
+
+    def loss() -> float:
+        seed_everything(problem.torch_device, 0, "check")
+        return float(problem.loss(model, batch).detach())
+
+    try:
+        fall = endless_fall(model, loss, start)
+    except RAISED:  # a loss or a model may refuse such weights
+        return
+    if fall is not None:
+        shown = ", ".join(f"{value:.3g}" for value in fall[:5])
+        raise UsageError(
+            "the loss has no lower bound: steps along its gradient, each ten times as long, give "
+            f"{shown} and so on, so that the largest outputs win whatever they say; look for a "
+            "flipped sign or a missing log_softmax (nll_loss wants log-probabilities), or give "
+            "chance= the held-out loss of knowing nothing if it is meant so"
+        )
 
 
 def _check_gradient(problem: Problem, model: nn.Module) -> None:
