@@ -252,7 +252,9 @@ def _check_bound(problem: Problem, model: nn.Module, batch: Batch, start: float)
 
     def loss() -> float:
         seed_everything(problem.torch_device, 0, "check")
-        return float(problem.loss(model, batch).detach())
+        value = problem.loss(model, batch)
+        value.backward()  # type: ignore[no-untyped-call]
+        return float(value.detach())
 
     try:
         fall = endless_fall(model, loss, start)
@@ -261,7 +263,7 @@ def _check_bound(problem: Problem, model: nn.Module, batch: Batch, start: float)
     if fall is not None:
         shown = ", ".join(f"{value:.3g}" for value in fall[:5])
         raise UsageError(
-            "the loss has no lower bound: steps along its gradient, each ten times as long, give "
+            "the loss has no lower bound: steps down its gradient, each ten times as long, give "
             f"{shown} and so on, so that the largest outputs win whatever they say; look for a "
             "flipped sign or a missing log_softmax (nll_loss wants log-probabilities), or give "
             "chance= the held-out loss of knowing nothing if it is meant so"
