@@ -16,9 +16,11 @@ from etascope.journal import Journal
 from etascope.opening import open_or_begin
 from etascope.plan import BUDGET, ENGINES, Plan, check_seeds, check_targets
 from etascope.problems.checks import Parts, check_parts, gather_facts
+from etascope.problems.control import without_unusable
 from etascope.problems.owned import own_step
 from etascope.problems.problem import Problem
 from etascope.problems.registry import get_problem
+from etascope.randomness import undisturbed
 from etascope.records import TrialId
 from etascope.search.board import Rules
 from etascope.search.finding import Finding, chance_score, follow
@@ -52,6 +54,7 @@ def sweep(
     probe_every: int = 10,
     rung_examples: int = 1000,
     precision: str = "float32",
+    skip_unusable: bool = False,
     engine: str = "auto",
     workers: int | None = None,
     address: str | None = None,
@@ -71,7 +74,7 @@ def sweep(
         epochs: the horizon, in passes over the training data.
         seeds: how many seeds (0, 1, ...), or which.
         optimizer, schedule, clip, accumulate, weight_decay, rungs, probe_every, rung_examples,
-            precision: see `Plan`.
+            precision, skip_unusable: see `Plan`.
         engine: what trains: `serial`, `processes` (one worker a core), `stacked` (all rates of a
             seed as one program, for accelerators), `ray` (one actor a CPU of a Ray cluster), or
             `auto`, which picks and says why. The records are the same whatever trains, but for the
@@ -117,10 +120,12 @@ def sweep(
         probe_every=probe_every,
         rung_examples=rung_examples,
         precision=precision,
+        skip_unusable=skip_unusable,
     )
     targets = targets_of(check_targets(lrs, plan.steps), check_seeds(seeds))
     directory = _directory(out, problem, plan)
-    request = _Request(check_parts(problem), engine, workers, address, directory, progress)
+    problem, parts = _checked(problem, plan)
+    request = _Request(parts, engine, workers, address, directory, progress)
     with _training(problem, plan, request, list(targets), sum(targets.values())) as training:
         study = training.train(targets)
     study.source = problem, plan
@@ -146,6 +151,7 @@ def find(
     probe_every: int = 10,
     rung_examples: int = 1000,
     precision: str = "float32",
+    skip_unusable: bool = False,
     engine: str = "auto",
     workers: int | None = None,
     address: str | None = None,
@@ -163,8 +169,8 @@ def find(
         steps, epochs: the horizon, as for `sweep`.
         budget: what may be spent at most, in trainings of the full horizon; 2 is the least that
             says something, 4 mostly finds the rate, 8 settles it, 12 the edge too.
-        optimizer, schedule, clip, accumulate, weight_decay, probe_every, rung_examples, precision:
-            see `Plan`.
+        optimizer, schedule, clip, accumulate, weight_decay, probe_every, rung_examples, precision,
+            skip_unusable: see `Plan`.
         lrs: the ladder to begin with; it is thinned out to half decades, filled up between, and
             extended where the best lies at its end.
         seed: the first seed; fresh ones count on from it.
@@ -207,6 +213,7 @@ def find(
         probe_every=probe_every,
         rung_examples=rung_examples,
         precision=precision,
+        skip_unusable=skip_unusable,
     )
     ladder = ladder_of(check_targets(lrs, plan.steps))
     if objective not in ("loss", "metric"):
@@ -215,7 +222,7 @@ def find(
         raise UsageError("objective metric needs a problem with a metric; give it one, or use loss")
     budget, tolerance = positive("budget", budget), positive("tolerance", tolerance)
     (seed,) = check_seeds([seed])
-    parts = check_parts(problem)
+    problem, parts = _checked(problem, plan)
     stops, reach = stops_of(lr_course(problem, plan))
     plan = replace(plan, rungs=(*stops, *further))
     directory = _directory(out, problem, plan, "find-")
@@ -286,7 +293,7 @@ def _training(
     if workers is not None:
         workers = whole("workers", workers, least=1)
     owned = {"schedule": "constant", "clip": None, "accumulate": 1, "weight_decay": None}
-    for name, plain in owned.items():
+    for name, plain in {**owned, "skip_unusable": False}.items():
         if problem.owns_step and getattr(plan, name) != plain:
             raise UsageError(f"{name} is for others: this problem owns its step, so set it there")
     if address is not None and engine != "ray":
@@ -301,6 +308,16 @@ def _training(
             means = Means(engine, crew, cost, workers, address)
             with Training(journal, problem, plan, means, progress or Silent()) as training:
                 yield training
+
+
+def _checked(problem: Problem, plan: Plan) -> tuple[Problem, Parts]:
+    """The problem, without what cannot be used of it where the plan says so, and its parts."""
+    parts = check_parts(problem, plan.skip_unusable)
+    if not plan.skip_unusable or problem.owns_step:
+        return problem, parts
+    with undisturbed(problem.torch_device):
+        reduced, _ = without_unusable(problem)
+    return reduced, parts
 
 
 def _problem(problem: Problem | str) -> Problem:

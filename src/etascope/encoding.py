@@ -72,6 +72,7 @@ def encode_burst(burst: Burst, at: int) -> tuple[dict[str, Any], bytes]:
         "evaluations": [asdict(evaluation) for evaluation in burst.evaluations],
         "failure": None if burst.failure is None else asdict(burst.failure),
         "seconds": burst.seconds,
+        "skipped": burst.skipped,
     }
     return record, numbers
 
@@ -111,6 +112,7 @@ def decode_burst(record: Mapping[str, Any], steps: StepsFile) -> Burst:
         evaluations=tuple([_evaluation(e) for e in record["evaluations"]]),
         failure=None if failure is None else Failure(**failure),
         seconds=float(record["seconds"]),
+        skipped=int(record.get("skipped", 0)),
     )
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
+import warnings
+from collections.abc import Iterator
 from types import MethodType
 from typing import Any
 
@@ -11,11 +14,18 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from etascope.errors import UsageError
+from etascope.errors import RAISED, UsageError
 from etascope.plan import Plan
 from etascope.problems.checks import named
+from etascope.problems.owned import Owned
 from etascope.problems.problem import Problem
+from etascope.problems.stream import BatchStream
 from etascope.randomness import seed_everything, undisturbed
+
+APART = 100.0  # the ratio of the two rates at which what is made is compared
+SHOWN = 10  # steps that are trained at both rates before a factory is said to ignore its rate
+# Options of a group that hold its rate, or that a schedule writes beside the rate in force.
+RATES = frozenset({"lr", "initial_lr", "max_lr", "min_lr", "base_lr"})
 
 
 def check_factories(problem: Problem, plan: Plan, lr: float) -> None:
@@ -31,14 +41,141 @@ def check_factories(problem: Problem, plan: Plan, lr: float) -> None:
             _check_optimizer(optimizer, model)
         if not problem.owns_step:
             _take_a_step(problem, plan, model, optimizer)
-        if plan.schedule == "constant":
+        if plan.schedule != "constant":
+            _check_first_step(plan, optimizer)
+    check_effect(problem, plan, lr)
+
+
+def _check_first_step(plan: Plan, optimizer: Optimizer) -> None:
+    with named("schedule", _takes(plan.schedule, "optimizer, steps", "optimizer, steps")):
+        schedule = plan.make_schedule(optimizer)
+        _check_schedule(schedule)
+        if schedule is not None and plan.steps > 1:
+            optimizer.step()  # torch warns of a schedule whose optimizer made no step since
+            schedule.step()
+
+
+def check_effect(problem: Problem, plan: Plan, lr: float) -> None:
+    """Make sure that the learning rate reaches the training.
+
+    What is made at `lr` and at a rate two decades below is compared: the rates of the groups over
+    the course of the schedule, and the other options of the optimizer. Where nothing differs, a
+    few steps are trained at both rates, and only weights that have moved and are equal show that
+    a factory ignores its rate. A group with a rate of its own beside one that follows is fine.
+
+    Raises:
+        UsageError: naming the factory that ignores its rate, or a schedule that is 0 throughout.
+    """
+    if isinstance(plan.optimizer, str) and isinstance(plan.schedule, str):
+        return
+    rates = lr, lr / APART
+    with undisturbed(problem.torch_device):
+        try:
+            made = [_made(problem, plan, rate) for rate in rates]
+            before = [_rates_of(groups) for _, groups in made]
+            knobs = [[_knobs(group) for group in groups] for _, groups in made]
+            courses = [_course(problem, plan, *both) for both in made]
+            peaks: list[float] = []
+            for ours, theirs in zip(*courses, strict=True):
+                if knobs[0] != knobs[1] or not _same_rates(ours, theirs):
+                    return
+                peaks += map(abs, ours)
+            weights = [_weights_after(problem, plan, rate) for rate in rates]
+        except RAISED:  # a factory may refuse the lower rate; then nothing can be told
             return
-        with named("schedule", _takes(plan.schedule, "optimizer, steps", "optimizer, steps")):
-            schedule = plan.make_schedule(optimizer)
-            _check_schedule(schedule)
-            if schedule is not None and plan.steps > 1:
-                optimizer.step()  # torch warns of a schedule whose optimizer made no step since
-                schedule.step()
+    if not problem.owns_step and max(peaks, default=1.0) == 0:
+        raise UsageError(
+            f"the schedule gives the rate 0 at each of the {plan.steps} steps, which trains "
+            "nothing; look for a whole-number division, or for steps that were taken for epochs"
+        )
+    if None not in weights and all(map(torch.equal, weights[0] or (), weights[1] or ())):
+        name = type(made[0][0]).__name__
+        raise UsageError(_ignoring(problem, name, before, rates))
+
+
+def _made(problem: Problem, plan: Plan, lr: float) -> tuple[Optimizer, list[dict[str, Any]]]:
+    """An optimizer and its groups that train something; of an own step, those in its state."""
+    model = problem.make_model(0)
+    optimizer = plan.make_optimizer(model, lr)
+    optimizers: list[Any] = [optimizer]
+    if isinstance(model, Owned):
+        optimizers = [part for _, part in model.others() if hasattr(part, "param_groups")]
+    groups = [group for each in optimizers for group in each.param_groups]
+    trained = [group for group in groups if any(p.requires_grad for p in group["params"])]
+    return optimizer, trained or groups
+
+
+def _course(
+    problem: Problem, plan: Plan, optimizer: Optimizer, groups: list[dict[str, Any]]
+) -> Iterator[list[float]]:
+    """The rates of the groups at each step [step][group]; of an own step, before the first."""
+    schedule = None if problem.owns_step else plan.make_schedule(optimizer)
+    yield _rates_of(groups)
+    for _ in range(0 if schedule is None else plan.steps - 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns where the optimizer made no step
+            schedule.step()  # type: ignore[union-attr]
+        yield _rates_of(groups)
+
+
+def _rates_of(groups: list[dict[str, Any]]) -> list[float]:
+    return [float(group["lr"]) for group in groups]
+
+
+def _same_rates(ours: list[float], theirs: list[float]) -> bool:
+    """Whether no group has another rate. Rates are compared, for which 0 and 0 are the same."""
+    return all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(ours, theirs, strict=True))
+
+
+def _knobs(group: dict[str, Any]) -> dict[str, Any]:
+    """The numbers among the options by which a rate may act in another way than as `lr`."""
+    plain = {k: v for k, v in group.items() if k not in RATES}
+    return {k: v for k, v in plain.items() if isinstance(v, (int, float, tuple))}
+
+
+def _weights_after(problem: Problem, plan: Plan, lr: float) -> list[torch.Tensor] | None:
+    """The weights after a few steps of seed 0; None where they have not moved."""
+    model = problem.make_model(0)
+    optimizer = plan.make_optimizer(model, lr)
+    schedule = plan.make_schedule(optimizer)
+    before = [p.detach().clone() for p in model.parameters()]
+    stream, place = BatchStream(problem, 0, 1), (0, 0)
+    for step in range(min(SHOWN, plan.steps)):
+        (batch,), place = stream.take(step, place)
+        seed_everything(problem.torch_device, 0, "step", step)
+        optimizer.zero_grad()
+        loss = problem.loss(model, batch)
+        if not problem.owns_step:
+            loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+    after = [p.detach() for p in model.parameters()]
+    return None if all(map(torch.equal, before, after)) else after
+
+
+def _ignoring(
+    problem: Problem, kind: str, before: list[list[float]], rates: tuple[float, float]
+) -> str:
+    """What to say of a factory that ignores its rate; `before` are those before the schedule."""
+    both = f"{rates[0]:g} and {rates[1]:g}"
+    if problem.owns_step:
+        return (
+            f"make_state ignores its learning rate: for {both} the first {SHOWN} steps give the "
+            "same weights; hand the rate to the optimizers and schedulers that it makes"
+        )
+    if _same_rates(*before):
+        found = " and ".join(f"{rate:g}" for rate in dict.fromkeys(before[0]))
+        return (
+            f"the optimizer factory ignores its learning rate: its {kind} has the rate {found} "
+            f"whether {both.replace(' and ', ' or ')} is asked for; hand lr on, as in "
+            f"lambda model, lr: {kind}(model.parameters(), lr=lr)"
+        )
+    return (
+        f"the schedule ignores the learning rate of its optimizer: its rates are the same for "
+        f"{both}; take its peak from the optimizer it is given, such as "
+        "max_lr=[group['lr'] for group in optimizer.param_groups]"
+    )
 
 
 def lr_course(problem: Problem, plan: Plan) -> list[float]:

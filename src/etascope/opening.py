@@ -25,7 +25,8 @@ def open_or_begin(journal: Journal, problem: Problem, plan: Plan, facts: Problem
         return
     begun = read_header(directory)
     other = "; name another --out for this one, or repeat the command that began it"
-    differences = _differences(begun["plan"], described)
+    # What older studies do not name was as it is by default.
+    differences = _differences({"skip_unusable": False, **begun["plan"]}, described)
     if differences:
         raise UsageError(f"{directory} holds a study with {differences}{other}")
     known = begun["problem"]

@@ -47,6 +47,9 @@ class Plan:
         probe_every: the metric of the training batch is recorded every so many steps.
         rung_examples: held-out examples used at rungs (all of them at the horizon).
         precision: `float32`, or `bfloat16`: torch's autocast, with float32 weights and optimizer.
+        skip_unusable: take the next batch where one is not finite, neither at the weights of the
+            step nor at the untrained ones, and leave such held-out batches out for every trial;
+            without it, they end a trial with the cause `data`. How many were skipped is recorded.
 
     Raises:
         UsageError: if a value is out of its range; the message names it.
@@ -62,6 +65,7 @@ class Plan:
     probe_every: int = 10
     rung_examples: int = 1000
     precision: str = "float32"
+    skip_unusable: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "probe_every", "rung_examples"):
@@ -92,6 +96,8 @@ class Plan:
             raise UsageError(
                 f"precision is {self.precision!r}; choose from {', '.join(PRECISIONS)}"
             )
+        if not isinstance(self.skip_unusable, bool):
+            raise UsageError(f"skip_unusable is {self.skip_unusable!r}; choose True or False")
         steps = {whole("a rung", rung, least=1) for rung in rungs} or set(tenths(self.steps))
         inside = {rung for rung in steps if rung < self.steps}
         object.__setattr__(self, "rungs", (*sorted(inside), self.steps))
@@ -138,6 +144,7 @@ class Plan:
             "probe_every": self.probe_every,
             "rung_examples": self.rung_examples,
             "precision": self.precision,
+            "skip_unusable": self.skip_unusable,
         }
 
 

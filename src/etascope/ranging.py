@@ -35,6 +35,7 @@ def range_test(
     accumulate: int = 1,
     weight_decay: float | None = None,
     precision: str = "float32",
+    skip_unusable: bool = False,
 ) -> RangeTest:
     """Run the learning-rate range test: one short training a seed, while the rate rises.
 
@@ -43,7 +44,7 @@ def range_test(
 
     Args:
         problem: a Problem, or the name of one.
-        optimizer, clip, accumulate, weight_decay, precision: see `Plan`.
+        optimizer, clip, accumulate, weight_decay, precision, skip_unusable: see `Plan`.
         low, high: the first and the last rate.
         steps: how many steps the rate takes from one to the other, at least 3.
         seeds: how many seeds, or which.
@@ -94,9 +95,10 @@ def range_test(
         rungs=(steps,),
         probe_every=steps,
         precision=precision,
+        skip_unusable=skip_unusable,
     )
     chosen = check_seeds(seeds)
-    check_parts(problem)
+    check_parts(problem, plan.skip_unusable)
     check_factories(problem, plan, low)
     losses = []
     for seed in chosen:
@@ -104,6 +106,8 @@ def range_test(
         burst = trial.advance(steps + 1, stopping=lambda t=trial: t.step >= steps)  # type: ignore[misc]
         if burst.failure is not None and burst.failure.cause != "non-finite":
             # Nothing may be read off a curve that ended for a reason that is not the rate.
-            raise UsageError(f"the range test ended: {burst.failure.message}")
+            raise UsageError(
+                f"the range test ended: {burst.failure.message}; {burst.failure.remedy}"
+            )
         losses.append(burst.loss)
     return read_range_test(logspace(low, high, steps), losses)

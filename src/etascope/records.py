@@ -132,7 +132,8 @@ class Failure:
     `step` is the number of finished updates when it was noticed, `layer` the first module in
     forward order whose weights or output were not finite (None where it cannot be named). Of the
     causes only `non-finite` tells of the rate: an `exception` is the user's code, `data` a batch
-    that held a value that is not finite, `worker` a trial that killed its worker three times.
+    whose loss or gradient is not finite at the untrained weights either, `worker` a trial that
+    killed its worker three times.
     """
 
     step: int
@@ -157,7 +158,8 @@ class Burst:
 
     `loss[i]` is the training loss of step `start + i`. `probe_metric[j]` is the metric on the
     training batch of step `probe_steps[j]`, without dropout, before that step's update. The three
-    are tuples where an engine made them, and arrays where they were read from a study.
+    are tuples where an engine made them, and arrays where they were read from a study. `skipped`
+    counts the training batches that could not be used and were passed over.
     """
 
     trial: TrialId
@@ -169,6 +171,7 @@ class Burst:
     evaluations: tuple[Evaluation, ...]
     failure: Failure | None
     seconds: float
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ class History:
     """All records of one trial, joined; `target` is the step it was asked to reach.
 
     `burst_start` is the step at which its last burst began; `seconds` counts what was trained and
-    dropped for a retry, too.
+    dropped for a retry, too. `skipped` counts the batches that could not be used.
     """
 
     trial: TrialId
@@ -188,6 +191,7 @@ class History:
     failure: Failure | None
     seconds: float
     burst_start: int = 0
+    skipped: int = 0
 
     @property
     def step(self) -> int:
@@ -298,6 +302,7 @@ def merge(trial: TrialId, target: int, bursts: Iterable[Burst]) -> History:
         failure=failure,
         seconds=seconds,
         burst_start=kept[-1].start if kept else 0,
+        skipped=sum(burst.skipped for burst in kept),
     )
 
 

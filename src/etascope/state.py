@@ -57,7 +57,8 @@ class TrialState:
     """All that a trial needs to go on: where it is, and its tensors.
 
     `model` holds parameters and buffers by name, `extra` what modules keep beside them (their
-    `get_extra_state`), `optimizer` and `schedule` are state_dicts.
+    `get_extra_state`), `optimizer` and `schedule` are state_dicts. `skipped` counts the draws of a
+    step's batches that could not be used.
     """
 
     step: int
@@ -67,6 +68,7 @@ class TrialState:
     extra: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     schedule: Mapping[str, Any] | None
+    skipped: int = 0
 
 
 def serialize(state: TrialState) -> list[memoryview]:
@@ -84,6 +86,7 @@ def serialize(state: TrialState) -> list[memoryview]:
         "step": state.step,
         "epoch": state.epoch,
         "position": state.position,
+        "skipped": state.skipped,
         "model": _flatten(dict(state.model), tensors),
         "extra": _flatten(dict(state.extra), tensors),
         "optimizer": _flatten(dict(state.optimizer), tensors),
@@ -125,6 +128,7 @@ def unpack(packed: Packed) -> TrialState:
             extra=_restore(tree["extra"], tensors),
             optimizer=_restore(tree["optimizer"], tensors),
             schedule=_restore(tree["schedule"], tensors),
+            skipped=int(tree.get("skipped", 0)),
         )
     except (KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"this is no state of a trial ({error})") from error

@@ -205,6 +205,7 @@ class Study:
             "steps": history.step,
             "status": history.status,
             "seconds": history.seconds,
+            "skipped": history.skipped,
             "verdict": _verdict(self.judgement.trials[history.trial]),
             "failure": None if history.failure is None else asdict(history.failure),
             "final": {

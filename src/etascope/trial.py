@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -22,10 +23,10 @@ from torch import nn
 from etascope.diagnosis.signals import all_finite, first_non_finite
 from etascope.errors import RAISED
 from etascope.plan import Plan
-from etascope.problems.contents import Batch, tensors_of
+from etascope.problems.contents import Batch
+from etascope.problems.control import LOOKED_AT, Control, finite_gradient
 from etascope.problems.problem import Problem, evaluating
-from etascope.problems.stream import BatchStream
-from etascope.problems.tensors import is_finite
+from etascope.problems.stream import BatchStream, Place
 from etascope.randomness import seed_everything, undisturbed
 from etascope.records import Burst, Evaluation, Failure, TrialId
 from etascope.state import TrialState
@@ -36,7 +37,6 @@ Answer = float | Exception | SystemExit  # the loss of a step, or what computing
 Course = Generator[list[Batch], Answer | None, Burst]
 
 REMEDY_NON_FINITE = "lower the rate, warm it up, or clip the gradient"
-REMEDY_DATA = "clean the training data: remove or replace what is not finite"
 REMEDY_EXCEPTION = "mend the code that raised; a rerun with the same command skips what is done"
 
 
@@ -49,6 +49,7 @@ class _Notes:
     probe_metric: list[float] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     failure: Failure | None = None
+    skipped: int = 0
 
 
 class Trial:
@@ -75,6 +76,8 @@ class Trial:
         self._state = state
         self._stream = stream or BatchStream(problem, trial.seed, plan.accumulate)
         self._place = (state.epoch, state.position) if state else (0, 0)
+        self._taken = state.step + state.skipped if state else 0  # draws of a step's batches
+        self._before = deque[Place](maxlen=2)  # where the last draws of this burst began
         self._model: nn.Module | None = None
 
     def advance(
@@ -126,6 +129,7 @@ class Trial:
             probe_metric=tuple(notes.probe_metric),
             evaluations=tuple(notes.evaluations),
             failure=notes.failure,
+            skipped=notes.skipped,
             seconds=time.perf_counter() - began,
         )
 
@@ -143,6 +147,7 @@ class Trial:
             step=self.step,
             epoch=self._place[0],
             position=self._place[1],
+            skipped=self._taken - self.step,
             model=dict(_tensors(model)),
             extra={name: module.get_extra_state() for name, module in with_extra_state(model)},
             optimizer=self._optimizer.state_dict(),
@@ -201,16 +206,8 @@ class Trial:
     ) -> Generator[list[Batch], Answer | None]:
         model = self.model
         while self.step < target and notes.failure is None and not stopping():
-            batches, self._place = self._stream.take(self.step, self._place)
-            probe = self._probe(model, batches[0], notes)
-            loss = yield batches
-            if not isinstance(loss, float):
-                raise loss or RuntimeError("a course was sent no loss")
-            notes.loss.append(loss)
-            if not math.isfinite(loss):
-                notes.failure = self._bad_data(batches) or self._diverged(
-                    model, batches, f"the training loss became {loss}"
-                )
+            loss, probe = yield from self._gradient(notes)
+            if notes.failure is not None:
                 return
             if self.plan.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), self.plan.clip)
@@ -220,6 +217,45 @@ class Trial:
                 self._schedule.step()
             if tick is not None:
                 tick(self.id, self.step, loss, probe)
+
+    def _gradient(
+        self, notes: _Notes
+    ) -> Generator[list[Batch], Answer | None, tuple[float, float | None]]:
+        """The loss and probe of the step, once its gradient is there.
+
+        Where it is not finite the step has failed; or, where the plan allows it and the batches
+        are to blame, the next ones are taken, until there were as many as can be looked at.
+        """
+        skip, loss = self.plan.skip_unusable, math.nan
+        for draw in range(LOOKED_AT + 1):
+            self._before.append(self._place)
+            batches, self._place = self._stream.take(self._taken, self._place)
+            self._taken += 1
+            kept = [b.clone() for b in self.model.buffers()] if skip else []
+            probe = self._probe(self.model, batches[0], notes)
+            answer = yield batches
+            if not isinstance(answer, float):
+                raise answer or RuntimeError("a course was sent no loss")
+            loss = answer
+            notes.loss.append(loss)
+            if math.isfinite(loss) and (not skip or finite_gradient(self.model)):
+                break
+            unusable = self._control().failure(batches, self.step, self._taken, self._place)
+            if not (skip and unusable and draw < LOOKED_AT):
+                # A gradient that is not finite by the rate shows in the weights of the next step.
+                if not math.isfinite(loss) or unusable:
+                    what = f"the training loss became {loss}"
+                    notes.failure = unusable or self._diverged(batches, what, self._taken - 1)
+                break
+            notes.skipped += len(batches)
+            notes.loss.pop()
+            if probe is not None:
+                notes.probe_steps.pop()
+                notes.probe_metric.pop()
+            with torch.no_grad():
+                for buffer, before in zip(self.model.buffers(), kept, strict=True):
+                    buffer.copy_(before)
+        return loss, probe
 
     def _probe(self, model: nn.Module, batch: Batch, notes: _Notes) -> float | None:
         """The metric of a training batch, dropout off, before its update."""
@@ -240,7 +276,7 @@ class Trial:
         model = self.model
         if not all_finite(model):
             batch = next(self.problem.held_out("valid"))
-            notes.failure = self._diverged(model, [batch], "a weight became non-finite")
+            notes.failure = self._diverged([batch], "a weight became non-finite", self._taken)
             return
         last = self.step == self.plan.steps
         limit = None if last else self.plan.rung_examples
@@ -252,7 +288,8 @@ class Trial:
         if not math.isfinite(valid.loss):
             batch = next(self.problem.held_out("valid"))
             what = f"the held-out loss became {valid.loss}"
-            notes.failure = self._diverged(model, [batch], what)
+            unusable = self._control().held_out_failure(self.step, limit)
+            notes.failure = unusable or self._diverged([batch], what, self._taken)
 
     def precision(self) -> AbstractContextManager[Any]:
         """Autocast to bfloat16 where the plan says so; weights and optimizer stay float32."""
@@ -263,14 +300,29 @@ class Trial:
         device = self.problem.torch_device.type
         return torch.autocast(device, torch.bfloat16, cache_enabled=False)
 
-    def _bad_data(self, batches: list[Batch]) -> Failure | None:
-        """The failure of a step whose batch is not finite: no rate can be blamed for it."""
-        if all(is_finite(tensor) for batch in batches for tensor in tensors_of(batch)):
-            return None
-        message = f"the training batch of step {self.step} holds a value that is not finite"
-        return Failure(self.step, "data", None, message, REMEDY_DATA)
+    def _control(self) -> Control:
+        return Control(self.problem, self.id.seed, self.plan.accumulate, self.precision)
 
-    def _diverged(self, model: nn.Module, batches: list[Batch], what: str) -> Failure:
+    def _diverged(self, batches: list[Batch], what: str, taken: int) -> Failure:
+        """The failure of a forward pass that is not finite.
+
+        The gradient of the step before it may have been the first that was not: then the weights
+        are not finite either, and its batches are looked at too.
+
+        Args:
+            batches: those of the forward pass.
+            what: became non-finite.
+            taken: the draws of the steps that have been taken.
+        """
+        model, skip = self.model, self.plan.skip_unusable
+        if self.step and not skip and not all_finite(model):
+            control, back = self._control(), self._taken - taken
+            before = self._before[-1 - back] if len(self._before) > back else None
+            last, place = control.batches_before(taken, before)
+            unusable = control.failure(last, self.step - 1, taken, place, self.step)
+            if unusable is not None:
+                return unusable
+
         def forward() -> None:
             self.seed_step()
             for batch in batches:

@@ -133,3 +133,71 @@ def test_settings_of_a_step_that_is_its_own_are_refused(tmp_path):
         es.sweep(owned(), [0.1], steps=10, clip=1.0, out=tmp_path)
     with pytest.raises(es.UsageError, match="must be a function"):
         owned(step=3)
+
+
+def fixed_rate(lr):
+    model = nn.Linear(1, 1)
+    return {"model": model, "adam": torch.optim.Adam(model.parameters(), lr=0.01)}
+
+
+def absolute_schedule(lr):
+    state = make_state(lr)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(state["adam"], max_lr=0.01, total_steps=100)
+    return {**state, "cycle": cycle}
+
+
+@pytest.mark.parametrize("made", [fixed_rate, absolute_schedule])
+def test_a_state_that_ignores_its_rate_is_refused(tmp_path, made):
+    with pytest.raises(es.UsageError, match="make_state ignores its learning rate"):
+        es.sweep(owned(make_state=made), [0.1], steps=10, out=tmp_path)
+
+
+class ByHand:
+    """An optimizer that has no groups to look into."""
+
+    def __init__(self, model, lr):
+        self.model, self.lr = model, lr
+
+    def zero_grad(self):
+        self.model.zero_grad()
+
+    def step(self):
+        with torch.no_grad():
+            for p in self.model.parameters():
+                p.sub_(self.lr * p.grad)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@pytest.mark.parametrize("ignores", [False, True])
+def test_where_no_rate_can_be_seen_the_weights_tell(tmp_path, ignores):
+    def make(lr):
+        model = nn.Linear(1, 1)
+        return {"model": model, "adam": ByHand(model, 0.01 if ignores else lr)}
+
+    problem = owned(make_state=make)
+    if ignores:
+        with pytest.raises(es.UsageError, match="make_state ignores its learning rate"):
+            es.sweep(problem, [0.1], steps=10, out=tmp_path)
+    else:
+        assert es.sweep(problem, [0.1], steps=10, out=tmp_path).trials[0].failure is None
+
+
+@pytest.mark.filterwarnings("ignore:Seems like .optimizer.step")
+def test_a_state_that_warms_up_from_zero_follows_its_rate(tmp_path):
+    def make(lr):
+        state = make_state(lr)
+        rising = torch.optim.lr_scheduler.LambdaLR(state["adam"], lambda t: min(1, t / 5))
+        return {**state, "rising": rising}
+
+    def rising_step(state, batch):
+        loss = step(state, batch)
+        state["rising"].step()
+        return loss
+
+    problem = owned(make_state=make, step=rising_step)
+    assert es.sweep(problem, [0.1], steps=10, out=tmp_path).trials[0].failure is None

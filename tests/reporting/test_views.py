@@ -113,7 +113,10 @@ def test_answer_tells_too_few_held_out_examples_from_too_few_steps(build: Builde
 
 @pytest.mark.parametrize(
     ("cause", "words"),
-    [("data", "training batch that is not finite"), ("worker", "killing the worker three times")],
+    [
+        ("data", "batch that cannot be used at any rate"),
+        ("worker", "killing the worker three times"),
+    ],
 )
 def test_answer_tells_of_failures_that_are_not_the_rates(
     build: Builder, cause: Any, words: str

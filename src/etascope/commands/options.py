@@ -39,3 +39,10 @@ WeightDecay = Annotated[float | None, typer.Option(help="The optimizer's own if 
 ProbeEvery = Annotated[int, typer.Option(help="Steps between training-batch metrics.")]
 RungExamples = Annotated[int, typer.Option(help="Held-out examples used at rungs.")]
 Seeds = Annotated[int, typer.Option(help="How many seeds each rate is trained with.")]
+SkipUnusable = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unusable",
+        help="Go on without batches that are not finite at the untrained weights either.",
+    ),
+]

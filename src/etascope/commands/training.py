@@ -24,6 +24,7 @@ from etascope.commands.options import (
     RungExamples,
     Schedule,
     Seeds,
+    SkipUnusable,
     WeightDecay,
     Workers,
 )
@@ -101,6 +102,7 @@ def sweep(
     probe_every: ProbeEvery = Plan.probe_every,
     rung_examples: RungExamples = Plan.rung_examples,
     precision: Precision = "float32",
+    skip_unusable: SkipUnusable = False,
     engine: EngineOption = "auto",
     workers: Workers = None,
     address: Address = None,
@@ -126,6 +128,7 @@ def sweep(
         probe_every=probe_every,
         rung_examples=rung_examples,
         precision=precision,
+        skip_unusable=skip_unusable,
         engine=engine,
         workers=workers,
         address=address,
@@ -167,6 +170,7 @@ def find(
     probe_every: ProbeEvery = Plan.probe_every,
     rung_examples: RungExamples = Plan.rung_examples,
     precision: Precision = "float32",
+    skip_unusable: SkipUnusable = False,
     engine: EngineOption = "auto",
     workers: Workers = None,
     address: Address = None,
@@ -195,6 +199,7 @@ def find(
         probe_every=probe_every,
         rung_examples=rung_examples,
         precision=precision,
+        skip_unusable=skip_unusable,
         engine=engine,
         workers=workers,
         address=address,
@@ -227,6 +232,7 @@ def range_test(
     accumulate: Accumulate = Plan.accumulate,
     weight_decay: WeightDecay = None,
     precision: Precision = "float32",
+    skip_unusable: SkipUnusable = False,
     data: Data = None,
     keep_prob: KeepProb = None,
     json: Annotated[bool, typer.Option("--json", help="Curves too, for a script.")] = False,
@@ -243,6 +249,7 @@ def range_test(
         accumulate=accumulate,
         weight_decay=weight_decay,
         precision=precision,
+        skip_unusable=skip_unusable,
     )
     if json:
         from etascope.encoding import to_json

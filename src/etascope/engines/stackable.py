@@ -29,6 +29,8 @@ def obstacle(problem: Problem, plan: Plan) -> str | None:
     """
     if problem.owns_step:
         return "the problem owns its step"
+    if plan.skip_unusable:
+        return "a rate that skips a batch goes on with another one than the others"
     with undisturbed(problem.torch_device):
         try:
             return _compare(problem, plan)

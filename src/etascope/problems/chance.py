@@ -61,7 +61,13 @@ def find_chance(problem: Problem, model: nn.Module, batch: Batch, rung_examples:
         return Chance(best.loss, "constant prediction", best.batch_losses, majority)
     initial = problem.evaluate(model, "valid", 0)
     if not math.isfinite(initial.loss):
-        raise UsageError("the held-out loss of the untrained model is not finite; check valid")
+        losses = enumerate(initial.batch_losses)
+        bad = [number for number, loss in losses if not math.isfinite(loss)]
+        raise UsageError(
+            f"the held-out loss of the untrained model is not finite on {len(bad)} of "
+            f"{len(initial.batch_losses)} batches, the first one being batch {bad[0]}; check valid "
+            "and the loss, or pass skip_unusable=True to leave such batches out"
+        )
     return Chance(initial.loss, "initial loss", initial.batch_losses, majority)
 
 

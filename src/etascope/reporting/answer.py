@@ -15,7 +15,7 @@ from etascope.study import Study
 FAILED = ("diverged", "stuck")
 ENDED = {  # by a cause that is not the rate
     "exception": "ended with an exception",
-    "data": "ended at a training batch that is not finite",
+    "data": "ended at a batch that cannot be used at any rate",
     "worker": "ended after killing the worker three times",
 }
 
@@ -222,6 +222,13 @@ def _ended(trials: Sequence[History]) -> list[str]:
             caveats.append(
                 f"{counted(len(found), 'trial')} {words}, the first at {trial}: {first.message}."
             )
+    skipping = [h for h in trials if h.skipped]
+    if skipping:
+        most = max(skipping, key=lambda h: h.skipped)
+        caveats.append(
+            f"{counted(len(skipping), 'trial')} skipped batches that could not be used at any "
+            f"rate, the most at {most.trial}: {most.skipped} of {most.skipped + most.step}."
+        )
     return caveats
 
 
