@@ -232,6 +232,7 @@ class Problem:
             examples=total,
             correct=int(metric.sum()) if metric is not None and binary else None,
             batch_losses=tuple(losses),
+            batch_metrics=() if binary else tuple(float(each.mean()) for each in values),
         )
 
     def measure(self, model: nn.Module, batch: Batch, examples: int) -> torch.Tensor:
