@@ -20,15 +20,16 @@ DECADES_APART = 1.0  # between the lowest and the highest rate that fail at the 
 # The same where the step itself is likely to be the same: at the first update, which the largest
 # rates of all do not survive, and at an evaluation, where what broke since the last one is noticed.
 DECADES_APART_EARLY = 3.0
-RISE = 4.0  # times the first loss: a training that was on its way out when it failed
+RISE = 4.0  # times another loss: far above it
 
 
 def rate_independent(histories: Iterable[History]) -> dict[TrialId, str]:
     """The trials that became non-finite for a reason that is not their rate.
 
     Of a seed these are the trials that failed at one step, if no trial of that seed passed the
-    step, and if those of them whose loss had not risen before span a decade of rates (three
-    decades at the first update and at an evaluation). At step 0 one trial is enough.
+    step, and if those of them whose loss had not risen before, or was like that of the lowest
+    rate, span a decade of rates (three decades at the first update and at an evaluation). At step
+    0 one trial is enough.
 
     Args:
         histories: one a trial, in any order, of any number of seeds.
@@ -91,26 +92,34 @@ def _passed(group: Iterable[History], failed: History) -> bool:
 
 
 def _proven(trials: Sequence[History]) -> bool:
-    """Whether the trials that failed at one place did so at rates too far apart for luck."""
-    step = trials[0].step
-    if step == 0:
+    """Whether the trials that failed at one place did so at rates too far apart for luck.
+
+    Only those count whose loss had not risen before, or was then like that of the lowest rate: a
+    rate that breaks training shows in its loss, and shows more the higher it is.
+    """
+    first = min(trials, key=lambda history: history.trial.lr)
+    if first.step == 0:
         return True
-    quiet = [history.trial.lr for history in trials if not _risen(history)]
-    if not quiet:
-        return False
-    decades = math.log10(max(quiet)) - math.log10(min(quiet))
-    early = step == 1 or _at_evaluation(trials[0])
+    alike = [
+        history.trial.lr
+        for history in trials
+        if not _above(history, _ends(history)[0]) or not _above(history, _ends(first)[1])
+    ]
+    decades = math.log10(max(alike, default=1.0)) - math.log10(min(alike, default=1.0))
+    early = first.step == 1 or _at_evaluation(first)
     return decades > (DECADES_APART_EARLY if early else DECADES_APART) - 1e-9
 
 
-def _risen(history: History) -> bool:
-    """Whether the last losses before the failure lie far above the first one."""
+def _ends(history: History) -> tuple[float, float]:
+    """The first loss before the failure, and the median of the last three."""
     losses = history.loss[: history.step]
     losses = losses[np.isfinite(losses)]
-    if not len(losses):
-        return False
-    first, last = float(losses[0]), float(np.median(losses[-3:]))
-    return last > first + (RISE - 1) * abs(first)
+    return (float(losses[0]), float(np.median(losses[-3:]))) if len(losses) else (0.0, 0.0)
+
+
+def _above(history: History, level: float) -> bool:
+    """Whether the last losses before the failure lie far above a level."""
+    return _ends(history)[1] > level + (RISE - 1) * abs(level)
 
 
 def _reason(seed: int, trials: Sequence[History]) -> str:
