@@ -9,7 +9,7 @@ from typing import NamedTuple
 from etascope.diagnosis.advice import nothing_learned, one_answer
 from etascope.diagnosis.course import Fit, rise, training_fit
 from etascope.diagnosis.faults import rate_independent
-from etascope.diagnosis.learning import ALONE, Tested, gaps, learned, tested
+from etascope.diagnosis.learning import ALONE, Evidence, evidence_of, gaps, learned
 from etascope.diagnosis.statistics import binomial_highest, holm, mean_lowest
 from etascope.records import Chance, History, Number, TrialId, Verdict, VerdictName
 from etascope.words import number, share
@@ -67,14 +67,14 @@ def judge_alone(
 ) -> dict[TrialId, Verdict]:
     """Failed trials get their verdict, learners a preliminary `good`, unseen ones none."""
     verdicts: dict[TrialId, Verdict] = {}
-    tests: list[Tested] = []
+    tests: list[Evidence] = []
     faults = rate_independent(histories)
     for history in histories:
         evaluation = history.evaluation("valid")
         if history.failure is not None:
             verdicts[history.trial] = _of_failure(history, faults.get(history.trial))
         elif evaluation is not None:
-            tests.append(tested(history, evaluation, chance))
+            tests.append(evidence_of(history, evaluation, chance))
     shown = holm([test.p for test in tests], alpha)
     learns = [yes or test.clear for test, yes in zip(tests, shown, strict=True)]
     learners = [test for test, yes in zip(tests, learns, strict=True) if yes]
@@ -149,7 +149,7 @@ def overconfidence(history: History, chance: Chance) -> str:
     evaluation = history.evaluation("valid")
     if evaluation is None or chance.source == "initial loss" or evaluation.loss < chance.loss:
         return ""
-    test = tested(history, evaluation, chance)
+    test = evidence_of(history, evaluation, chance)
     if test.p_accuracy is None or test.p_accuracy >= ALONE:
         return ""
     return (
@@ -174,7 +174,7 @@ def _of_failure(history: History, fault: str | None) -> Verdict:
     return Verdict(name, failure.step, False, f"{failure.message}{remedy}", evidence)
 
 
-def _evidence(test: Tested, chance: Chance) -> dict[str, Number]:
+def _evidence(test: Evidence, chance: Chance) -> dict[str, Number]:
     evidence: dict[str, Number] = {
         "valid_loss": test.evaluation.loss,
         "chance_loss": chance.loss,
@@ -201,12 +201,12 @@ def _evidence(test: Tested, chance: Chance) -> dict[str, Number]:
     return evidence
 
 
-def _untested(test: Tested) -> bool:
+def _untested(test: Evidence) -> bool:
     """Whether a single held-out batch left nothing to make a p-value of."""
     return test.p_accuracy is None and test.by_accuracy_only
 
 
-def _overfitted(test: Tested, chance: Chance, fit: Fit) -> Verdict:
+def _overfitted(test: Evidence, chance: Chance, fit: Fit) -> Verdict:
     """The verdict of a trial that learned its training data and nothing that holds elsewhere."""
     reason = (
         f"it fits its training data (training loss {number(fit.loss)}, where the best constant has "
@@ -220,7 +220,7 @@ def _overfitted(test: Tested, chance: Chance, fit: Fit) -> Verdict:
     return Verdict("undecided", test.evaluation.step, False, reason, evidence)
 
 
-def _at_chance(test: Tested, chance: Chance, others: Context, alpha: float) -> Verdict:
+def _at_chance(test: Evidence, chance: Chance, others: Context, alpha: float) -> Verdict:
     """The verdict of a trial that was not shown to be better than chance."""
     step, at_chance = test.evaluation.step, _told(test, chance)
     if one_answer(chance):
@@ -241,7 +241,7 @@ def _at_chance(test: Tested, chance: Chance, others: Context, alpha: float) -> V
     return Verdict("stuck", step, False, at_chance)
 
 
-def _too_few(test: Tested, chance: Chance, others: Context, alpha: float) -> Verdict | None:
+def _too_few(test: Evidence, chance: Chance, others: Context, alpha: float) -> Verdict | None:
     """`undecided` where the held-out set is too small to say that a trial knows nothing."""
     found = test.evaluation
     if _untested(test):
@@ -267,7 +267,7 @@ def _at(peak: tuple[int, float]) -> str:
     return f"{number(peak[1])} at step {number(peak[0])}"
 
 
-def _told(test: Tested, chance: Chance) -> str:
+def _told(test: Evidence, chance: Chance) -> str:
     """In words: which tests did not show the trial to be better than chance."""
     loss = number(test.evaluation.loss)
     knowing_nothing = f"below {number(chance.loss)}, {CONSTANT[chance.source]}"
@@ -280,7 +280,7 @@ def _told(test: Tested, chance: Chance) -> str:
     return told if test.by_accuracy_only else f"{told}, nor held-out loss {loss} {knowing_nothing}"
 
 
-def _possible(test: Tested, chance: Chance, others: Context, alpha: float) -> tuple[float, float]:
+def _possible(test: Evidence, chance: Chance, others: Context, alpha: float) -> tuple[float, float]:
     """How good the trial may be in truth, and what is half way from chance to all there is.
 
     By accuracy all there is to learn ends at 1. By loss it ends at the best loss of the study;

@@ -19,6 +19,8 @@ from etascope.diagnosis.statistics import below, binomial_above
 from etascope.records import Chance, Evaluation, History
 
 ALONE = 0.01  # level at which one trial is tested alone
+# A likelihood ratio of the whole held-out set below e shows nothing, however batches scatter.
+LEAST_EVIDENCE = math.exp(-1)
 # A single held-out batch is clearly below the baseline by so many usual changes of the training
 # loss, and by so large a share of the baseline: a model that knows nothing may by luck be better
 # than the best constant by z^2 / n of a squared error (n examples, z = 3.2 at level 0.0007).
@@ -27,8 +29,8 @@ LONE_EXAMPLES = 10.0
 LONE_SHARE = 0.02
 
 
-class Tested(NamedTuple):
-    """A trial's evaluation, tested against the baseline.
+class Evidence(NamedTuple):
+    """A trial's held-out evaluation, tested against the baseline.
 
     `majority` is the share of hits that the best constant has. The p-values are those of "knows
     no more than the baseline" by hits, by the losses of batches and by the likelihood of all
@@ -46,10 +48,10 @@ class Tested(NamedTuple):
 
     @property
     def p(self) -> float:
-        """The p-value of all tests together, by Bonferroni's correction."""
+        """The p-value of all tests together, by Bonferroni's correction; 1 where none was made."""
         given = (self.p_accuracy, self.p_loss, self.p_likelihood)
         found = [p for p in given if p is not None]
-        return min(1.0, len(found) * min(found, default=1.0))
+        return min(1.0, len(found) * min(found)) if found else 1.0
 
     @property
     def by_accuracy_only(self) -> bool:
@@ -57,7 +59,7 @@ class Tested(NamedTuple):
         return self.p_loss is None and self.p_likelihood is None
 
 
-def tested(history: History, evaluation: Evaluation, chance: Chance) -> Tested:
+def evidence_of(history: History, evaluation: Evaluation, chance: Chance) -> Evidence:
     """The tests of an evaluation that its records allow.
 
     The untrained network's loss is no loss of knowing nothing: one that is confident at random
@@ -69,15 +71,18 @@ def tested(history: History, evaluation: Evaluation, chance: Chance) -> Tested:
     if majority is not None and evaluation.correct is not None:
         p_accuracy = binomial_above(evaluation.correct, evaluation.examples, majority)
     if hits and chance.source == "initial loss":
-        return Tested(history, evaluation, majority, p_accuracy, None, None, clear=False)
+        return Evidence(history, evaluation, majority, p_accuracy, None, None, clear=False)
     lone = len(evaluation.batch_losses) < 2
     p_likelihood = likelihood_p(evaluation, chance)
-    return Tested(
+    # Batches without an example of a rare class agree by their make-up, not by what is known.
+    slight = p_likelihood is not None and p_likelihood > LEAST_EVIDENCE
+    p_loss = 1.0 if slight else below(gaps(evaluation, chance), 0.0)
+    return Evidence(
         history,
         evaluation,
         majority if hits else None,
         p_accuracy,
-        None if lone else below(gaps(evaluation, chance), 0.0),
+        None if lone else p_loss,
         p_likelihood,
         clear=lone and p_likelihood is None and _lone_below(history, evaluation, chance),
     )
@@ -143,7 +148,7 @@ def learned(
     By the loss, and the hits where there are any; with objective `metric` by the metric alone.
     """
     if objective != "metric":
-        test = tested(history, evaluation, chance)
+        test = evidence_of(history, evaluation, chance)
         return test.clear or test.p < ALONE
     p = metric_p(evaluation, chance, higher_is_better=higher_is_better)
     if p is not None:
