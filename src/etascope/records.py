@@ -72,8 +72,9 @@ class Chance:
     metric is not 0 or 1 for each example. Both are empty where no constant could be evaluated.
 
     `train_losses` are the losses, one a batch, that the constant prediction best for them has on
-    the first training batches; empty where none is known. `likelihood` says that the loss is the
-    mean negative log-likelihood (in nats) that the model gives the labels of the examples.
+    the first training batches; empty where none is known. `likelihood` is above 0 where the loss
+    is the mean negative log-likelihood, in nats, that the model gives to labels: one over the
+    largest weight of an example in that mean, so 1 where all examples weigh the same.
     """
 
     loss: float
@@ -83,7 +84,7 @@ class Chance:
     metrics: tuple[tuple[int, float], ...] = ()
     batch_metrics: tuple[float, ...] = ()
     train_losses: tuple[float, ...] = ()
-    likelihood: bool = False
+    likelihood: float = 0.0
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Chance:
@@ -107,7 +108,7 @@ class Chance:
             metrics=shares("metrics"),
             batch_metrics=values("batch_metrics"),
             train_losses=values("train_losses"),
-            likelihood=record.get("likelihood", False) is True,
+            likelihood=float(record.get("likelihood", 0.0)),
         )
 
 

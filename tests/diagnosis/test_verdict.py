@@ -179,12 +179,17 @@ def test_without_classes_the_held_out_loss_is_what_counts():
     assert found == {0.1: "best", 1.0: "stuck"}
 
 
-def test_one_held_out_batch_without_classes_is_nothing_to_judge_by():
-    lonely = replace(history(0.1, 0.2, start=1.0), evaluations=())
-    single = replace(evaluation(100, 0.2), batch_losses=(0.2,))
-    found = judge([replace(lonely, evaluations=(single,))], REGRESSION, 100)
-    assert found.rates[0.1].name == "undecided"
-    assert "several batches" in found.rates[0.1].reason
+@pytest.mark.parametrize(("loss", "name"), [(0.2, "best"), (0.99, "undecided"), (1.4, "stuck")])
+def test_one_held_out_batch_is_judged_by_how_far_it_lies_from_the_baseline(loss, name):
+    trained = replace(history(0.1, loss, start=1.0), evaluations=())
+    trained = replace(trained, loss=np.where(np.arange(100) % 2, 1.0, 1.01))
+    single = replace(evaluation(100, loss), batch_losses=(loss,))
+    learns = history(0.01, 0.2, start=1.0)
+    chance = replace(REGRESSION, batch_losses=())
+    others = [] if name == "best" else [learns]
+    found = judge([replace(trained, evaluations=(single,)), *others], chance, 100)
+    assert found.rates[0.1].name == name
+    assert ("several batches" in found.rates[0.1].reason) is (name == "undecided")
 
 
 def test_all_failed_has_no_best_and_an_unfinished_study_no_verdict():

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import median
 from typing import NamedTuple
 
-import numpy as np
-
-from etascope.diagnosis.statistics import (
-    below,
-    binomial_above,
-    binomial_highest,
-    holm,
-    mean_lowest,
-)
-from etascope.records import Chance, Evaluation, History, Number, TrialId, Verdict, VerdictName
+from etascope.diagnosis.advice import nothing_learned, one_answer
+from etascope.diagnosis.course import Fit, rise, training_fit
+from etascope.diagnosis.faults import rate_independent
+from etascope.diagnosis.learning import ALONE, Evidence, evidence_of, gaps, learned
+from etascope.diagnosis.statistics import binomial_highest, holm, mean_lowest
+from etascope.records import Chance, History, Number, TrialId, Verdict, VerdictName
 from etascope.words import number, share
 
 UNTRAINED = "better than chance only means better than the untrained network here"
@@ -25,37 +20,20 @@ CONSTANT = {
     "constant prediction": "the loss of the best constant prediction",
     "initial loss": "the loss of the untrained network, which is all that is known of chance",
 }
-RISE = 4.0  # times the loss at the start
-EARLY = 10  # steps
-ALONE = 0.01  # level at which one trial is tested alone
-NOISE = 20.0  # usual changes from one step to the next, where the loss may be negative
 
 
-class Tested(NamedTuple):
-    """A trial's last evaluation, tested against chance.
+class Context(NamedTuple):
+    """What the other trials say of one that did not learn.
 
-    `majority` is the share of hits that the best constant has. `p_accuracy` and `p_loss` are the
-    p-values of "knows no more than chance" by accuracy and by loss, None where not tested.
+    Attributes:
+        largest_lr: the largest rate that learned; None if none did.
+        lowest_loss: the lowest held-out loss of those that learned.
+        advice: what would help where none learned.
     """
 
-    history: History
-    evaluation: Evaluation
-    majority: float | None
-    p_accuracy: float | None
-    p_loss: float | None
-
-    @property
-    def p(self) -> float:
-        """The p-value of both tests together, by Bonferroni's correction."""
-        found = [p for p in (self.p_accuracy, self.p_loss) if p is not None]
-        return min(1.0, len(found) * min(found, default=1.0))
-
-
-class Learned(NamedTuple):
-    """Of the trials of a study that learn: the largest rate and the lowest held-out loss."""
-
-    largest_lr: float
+    largest_lr: float | None
     lowest_loss: float
+    advice: str
 
 
 def beats_untrained_only(chance: Chance) -> bool:
@@ -89,25 +67,31 @@ def judge_alone(
 ) -> dict[TrialId, Verdict]:
     """Failed trials get their verdict, learners a preliminary `good`, unseen ones none."""
     verdicts: dict[TrialId, Verdict] = {}
-    tests: list[Tested] = []
+    tests: list[Evidence] = []
+    faults = rate_independent(histories)
     for history in histories:
         evaluation = history.evaluation("valid")
         if history.failure is not None:
-            verdicts[history.trial] = _of_failure(history)
+            verdicts[history.trial] = _of_failure(history, faults.get(history.trial))
         elif evaluation is not None:
-            tests.append(_tested(history, evaluation, chance))
-    learned = holm([test.p for test in tests], alpha)
-    learners = [test for test, yes in zip(tests, learned, strict=True) if yes]
-    others = None
-    if learners:
-        lowest = min(test.evaluation.loss for test in learners)
-        others = Learned(max(test.history.trial.lr for test in learners), lowest)
-    learns = "does better than the untrained network" if beats_untrained_only(chance) else "learns"
-    for test, yes in zip(tests, learned, strict=True):
+            tests.append(evidence_of(history, evaluation, chance))
+    shown = holm([test.p for test in tests], alpha)
+    learns = [yes or test.clear for test, yes in zip(tests, shown, strict=True)]
+    learners = [test for test, yes in zip(tests, learns, strict=True) if yes]
+    context = Context(
+        max((test.history.trial.lr for test in learners), default=None),
+        min((test.evaluation.loss for test in learners), default=chance.loss),
+        "" if learners else nothing_learned(histories, chance),
+    )
+    told = "does better than the untrained network" if beats_untrained_only(chance) else "learns"
+    for test, yes in zip(tests, learns, strict=True):
+        fit = None if yes else training_fit(test.history, chance)
         if yes:
-            verdict = Verdict("good", test.evaluation.step, True, learns)
+            verdict = Verdict("good", test.evaluation.step, True, told)
+        elif fit is not None:
+            verdict = _overfitted(test, chance, fit)
         else:
-            verdict = _at_chance(test, chance, others, alpha)
+            verdict = _at_chance(test, chance, context, alpha)
         verdicts[test.history.trial] = replace(
             verdict,
             provisional=test.evaluation.step < horizon,
@@ -124,67 +108,84 @@ def failed(
     objective: str = "loss",
     higher_is_better: bool = True,
 ) -> bool:
-    """Whether the held-out loss is not shown to be below chance, at the end or at `step`.
+    """Whether a trial came to nothing: by the end of its records, or at `step`.
 
-    A loss may be far above that of knowing nothing while the accuracy is not bad: then the trial
-    failed all the same. Only where no loss of knowing nothing is known, but the accuracy of it
-    is, the accuracy decides. One trial at a time, at level 0.01; `judge_alone` corrects for how
-    many there are. A trial that became non-finite by `step` failed.
+    A trial failed if it became non-finite, or if neither its held-out set nor its training data
+    show that it learned: the held-out loss is not significantly below the baseline, nor the hits
+    above the share of the most common class (both together at level 0.01), nor the training loss
+    clearly below what the best constant has in training. With objective `metric` the metric alone
+    is asked on the held-out set. What fits its training data has not broken, whatever its
+    held-out loss: overfitting and overconfidence are not the rate's failure to train.
+
+    One trial at a time; `judge_alone` corrects for how many there are. What ended for a cause that
+    is not the rate's (an exception, a batch that is not finite, a worker) did not fail by its rate.
+
+    Args:
+        history: the trial.
+        chance: the baseline.
+        step: where to look; by default at the last evaluation.
+        objective: `loss` or `metric`.
+        higher_is_better: whether a larger metric is the better one.
     """
     end = history.failure
-    if end is not None and end.cause == "non-finite" and (step is None or end.step <= step):
+    ended = end is not None and (step is None or end.step <= step)
+    if ended and end is not None and end.cause == "non-finite":
         return True
     evaluation = history.evaluation("valid", step)
     if evaluation is None:
-        return True
-    test = _tested(history, evaluation, chance)
-    p = test.p_loss if test.p_loss is not None else test.p_accuracy
-    return p is None or p >= ALONE
+        return not ended
+    better = learned(
+        history, evaluation, chance, objective=objective, higher_is_better=higher_is_better
+    )
+    return not better and training_fit(history, chance, evaluation.step) is None
 
 
-def _of_failure(history: History) -> Verdict:
+def overconfidence(history: History, chance: Chance) -> str:
+    """What to say of a trial whose hits show that it learned while its loss is above the baseline.
+
+    Returns:
+        A clause without a full stop; empty where that is not so.
+    """
+    evaluation = history.evaluation("valid")
+    if evaluation is None or chance.source == "initial loss" or evaluation.loss < chance.loss:
+        return ""
+    test = evidence_of(history, evaluation, chance)
+    if test.p_accuracy is None or test.p_accuracy >= ALONE:
+        return ""
+    return (
+        f"its held-out loss, {number(evaluation.loss)}, is above {number(chance.loss)}, "
+        f"{CONSTANT[chance.source]}, at an accuracy of {share(evaluation.metric)}: some answers "
+        "are wrong with great confidence, which fewer steps or weight decay would mend, and which "
+        "the objective metric does not count"
+    )
+
+
+def _of_failure(history: History, fault: str | None) -> Verdict:
+    """`diverged`, or `undecided` where the rate is not to blame; `fault` says why it is not."""
     failure = history.failure
     assert failure is not None
     evidence: dict[str, Number] = {"failed_at": failure.step, "layer": failure.layer}
     if history.peak is not None:
         evidence |= {"peak_step": history.peak[0], "peak_loss": history.peak[1]}
+    if fault is not None:
+        return Verdict("undecided", failure.step, False, fault, evidence)
     name: VerdictName = "diverged" if failure.cause == "non-finite" else "undecided"
     remedy = f"; remedy: {failure.remedy}" if failure.remedy else ""
     return Verdict(name, failure.step, False, f"{failure.message}{remedy}", evidence)
 
 
-def _tested(history: History, evaluation: Evaluation, chance: Chance) -> Tested:
-    """By accuracy and by loss where there are classes, else by loss.
-
-    The untrained network's loss is no loss of knowing nothing: one that is confident at random
-    has a higher one, so beside accuracy it is not asked.
-    """
-    p_loss = below(_gaps(evaluation, chance), 0.0)
-    majority = dict(chance.majority).get(evaluation.examples)
-    if majority is None or evaluation.correct is None:
-        return Tested(history, evaluation, None, None, p_loss)
-    p_accuracy = binomial_above(evaluation.correct, evaluation.examples, majority)
-    both = len(evaluation.batch_losses) > 1 and chance.source != "initial loss"
-    return Tested(history, evaluation, majority, p_accuracy, p_loss if both else None)
-
-
-def _gaps(evaluation: Evaluation, chance: Chance) -> list[float]:
-    """Loss minus chance, batch by batch where chance is known so."""
-    ours, theirs = evaluation.batch_losses, chance.batch_losses
-    if len(theirs) < len(ours):
-        return [loss - chance.loss for loss in ours]
-    return [loss - known for loss, known in zip(ours, theirs, strict=False)]
-
-
-def _evidence(test: Tested, chance: Chance) -> dict[str, Number]:
+def _evidence(test: Evidence, chance: Chance) -> dict[str, Number]:
     evidence: dict[str, Number] = {
         "valid_loss": test.evaluation.loss,
         "chance_loss": chance.loss,
         "valid_examples": test.evaluation.examples,
-        "p_chance": test.p,
     }
+    if not _untested(test):
+        evidence |= {"p_chance": test.p}
     if test.p_loss is not None:
         evidence |= {"p_loss": test.p_loss}
+    if test.p_likelihood is not None:
+        evidence |= {"p_likelihood": test.p_likelihood}
     if test.p_accuracy is not None:
         evidence |= {
             "valid_metric": test.evaluation.metric,
@@ -200,38 +201,73 @@ def _evidence(test: Tested, chance: Chance) -> dict[str, Number]:
     return evidence
 
 
-def _at_chance(test: Tested, chance: Chance, others: Learned | None, alpha: float) -> Verdict:
+def _untested(test: Evidence) -> bool:
+    """Whether a single held-out batch left nothing to make a p-value of."""
+    return test.p_accuracy is None and test.by_accuracy_only
+
+
+def _overfitted(test: Evidence, chance: Chance, fit: Fit) -> Verdict:
+    """The verdict of a trial that learned its training data and nothing that holds elsewhere."""
+    reason = (
+        f"it fits its training data (training loss {number(fit.loss)}, where the best constant has "
+        f"{number(fit.baseline)}), so the rate has not broken it, but {_told(test, chance)}: it "
+        "overfits, which fewer steps, weight decay or more training data would mend"
+    )
+    evidence: dict[str, Number] = {
+        "training_loss": fit.loss,
+        "training_baseline": fit.baseline,
+    }
+    return Verdict("undecided", test.evaluation.step, False, reason, evidence)
+
+
+def _at_chance(test: Evidence, chance: Chance, others: Context, alpha: float) -> Verdict:
     """The verdict of a trial that was not shown to be better than chance."""
     step, at_chance = test.evaluation.step, _told(test, chance)
-    if test.majority is None and len(test.evaluation.batch_losses) < 2:
-        reason = "one held-out batch has no spread to judge by; give valid in several batches"
-        return Verdict("undecided", step, False, reason)
-    possible, half_way = _possible(test, chance, others, alpha)
-    if (possible > half_way) if test.majority is not None else (possible < half_way):
-        told = f"accuracy may be as high as {share(possible)}"
-        if test.majority is None:
-            told = f"it may be as low as {number(possible)}"
-        few = f"too few held-out examples to tell ({number(test.evaluation.examples)})"
-        evidence: dict[str, Number] = {"possible": possible, "half_way": half_way}
-        return Verdict("undecided", step, False, f"{at_chance}; {told}: {few}", evidence)
-    rise, peak = _rise(test.history, chance), test.history.peak
-    if rise is not None:
-        reason = f"{at_chance}; its training loss had risen to {_at(rise)}"
+    if one_answer(chance):
+        return Verdict("undecided", step, False, nothing_learned([test.history], chance))
+    few = _too_few(test, chance, others, alpha)
+    if few is not None:
+        return replace(few, reason=f"{at_chance}; {few.reason}")
+    risen, peak = rise(test.history, chance), test.history.peak
+    if risen is not None:
+        reason = f"{at_chance}; its training loss had risen to {_at(risen)}"
         return Verdict("stuck", step, False, reason)
     flat = f"{at_chance}; its training loss never rose far for long"
     flat += f" (peak: {_at(peak)})" if peak is not None else ""
-    if others is not None and others.largest_lr > test.history.trial.lr:
+    if others.largest_lr is None:
+        return Verdict("undecided", step, False, f"{flat}; {others.advice}")
+    if others.largest_lr > test.history.trial.lr:
         return Verdict("too slow", step, False, f"{flat}, a larger rate learns: not arrived yet")
-    if others is None:
-        return Verdict("undecided", step, False, f"{flat}, no rate learns yet: try larger rates")
     return Verdict("stuck", step, False, at_chance)
+
+
+def _too_few(test: Evidence, chance: Chance, others: Context, alpha: float) -> Verdict | None:
+    """`undecided` where the held-out set is too small to say that a trial knows nothing."""
+    found = test.evaluation
+    if _untested(test):
+        if not found.loss < chance.loss:
+            return None
+        reason = (
+            "it is below it, but by too little for a single held-out batch, which has no spread to "
+            "judge by: give valid in several batches"
+        )
+        return Verdict("undecided", found.step, False, reason)
+    possible, half_way = _possible(test, chance, others, alpha)
+    if not ((possible > half_way) if test.majority is not None else (possible < half_way)):
+        return None
+    what = f"accuracy may be as high as {share(possible)}"
+    if test.majority is None:
+        what = f"it may be as low as {number(possible)}"
+    reason = f"{what}: too few held-out examples to tell ({number(found.examples)})"
+    evidence: dict[str, Number] = {"possible": possible, "half_way": half_way}
+    return Verdict("undecided", found.step, False, reason, evidence)
 
 
 def _at(peak: tuple[int, float]) -> str:
     return f"{number(peak[1])} at step {number(peak[0])}"
 
 
-def _told(test: Tested, chance: Chance) -> str:
+def _told(test: Evidence, chance: Chance) -> str:
     """In words: which tests did not show the trial to be better than chance."""
     loss = number(test.evaluation.loss)
     knowing_nothing = f"below {number(chance.loss)}, {CONSTANT[chance.source]}"
@@ -241,12 +277,10 @@ def _told(test: Tested, chance: Chance) -> str:
         f"held-out accuracy {share(test.evaluation.metric)} is not significantly above "
         f"{share(test.majority)}, the share of the most common class"
     )
-    return told if test.p_loss is None else f"{told}, nor held-out loss {loss} {knowing_nothing}"
+    return told if test.by_accuracy_only else f"{told}, nor held-out loss {loss} {knowing_nothing}"
 
 
-def _possible(
-    test: Tested, chance: Chance, others: Learned | None, alpha: float
-) -> tuple[float, float]:
+def _possible(test: Evidence, chance: Chance, others: Context, alpha: float) -> tuple[float, float]:
     """How good the trial may be in truth, and what is half way from chance to all there is.
 
     By accuracy all there is to learn ends at 1. By loss it ends at the best loss of the study;
@@ -256,32 +290,7 @@ def _possible(
     if test.majority is not None and found.correct is not None:
         highest = binomial_highest(found.correct, found.examples, alpha / 2)
         return highest, (test.majority + 1) / 2
-    lowest = chance.loss + mean_lowest(_gaps(found, chance), alpha / 2)
-    best = chance.loss - abs(chance.loss) if others is None else others.lowest_loss
+    lowest = chance.loss + mean_lowest(gaps(found, chance), alpha / 2)
+    nothing = others.largest_lr is None
+    best = chance.loss - abs(chance.loss) if nothing else others.lowest_loss
     return lowest, (chance.loss + best) / 2
-
-
-def _rise(history: History, chance: Chance) -> tuple[int, float] | None:
-    """The peak of a training loss that rose far, for two steps of three at least; else None.
-
-    Within the first ten steps far is measured from the first loss, since a rise mostly begins
-    with the first update; later from the median of the ten too, since a loss may start high and
-    soon fall. Neither counts for less than the loss of knowing nothing: a batch may be easy.
-    """
-    steps = np.flatnonzero(np.isfinite(history.loss))
-    if not len(steps):
-        return None
-    loss = history.loss[steps]
-    first = float(loss[0])
-    start = np.full(len(loss), max(chance.loss, min(first, median(loss[:EARLY].tolist()))))
-    start[:EARLY] = max(chance.loss, first)
-    if chance.loss > 0 and float(loss.min()) > 0:
-        far = RISE * start
-    else:
-        far = start + NOISE * (float(np.median(np.abs(np.diff(loss)))) if len(loss) > 1 else 0.0)
-    above = loss > far
-    # Of three neighbours the middle one is above if two of them are.
-    if not (above[1:] & above[:-1]).any() and not (above[2:] & above[:-2]).any():
-        return None
-    peak = int(np.argmax(np.where(above, loss, -np.inf)))
-    return int(steps[peak]), float(loss[peak])

@@ -21,16 +21,17 @@ DECADES_APART = 1.0  # between the lowest and the highest rate that fail at the 
 DECADES_APART_EVALUATED = 3.0
 # The same at the first update, which no rate survives that is high enough: a whole ladder may be.
 DECADES_APART_FIRST = 9.0
-RISE = 4.0  # times the first loss: a training that was on its way out when it failed
+RISE = 4.0  # times another loss: far above it
 
 
 def rate_independent(histories: Iterable[History]) -> dict[TrialId, str]:
     """The trials that became non-finite for a reason that is not their rate.
 
     Of a seed these are the trials that failed at one step, if no trial of that seed passed the
-    step, and if those of them whose loss had not risen before span a decade of rates (three
-    decades at an evaluation; nine at the first update, of losses that are not a number, since an
-    infinite one tells of weights that were thrown far). At step 0 one trial is enough.
+    step, and if those of them whose loss had not risen before, or was like that of the lowest
+    rate, span a decade of rates (three decades at an evaluation; nine at the first update, of
+    losses that are not a number, since an infinite one tells of weights that were thrown far). At
+    step 0 one trial is enough.
 
     Args:
         histories: one a trial, in any order, of any number of seeds.
@@ -93,27 +94,36 @@ def _passed(group: Iterable[History], failed: History) -> bool:
 
 
 def _proven(trials: Sequence[History]) -> bool:
-    """Whether the trials that failed at one place did so at rates too far apart for luck."""
-    step = trials[0].step
-    if step == 0:
+    """Whether the trials that failed at one place did so at rates too far apart for luck.
+
+    Only those count whose loss had not risen before, or was then like that of the lowest rate: a
+    rate that breaks training shows in its loss, and shows more the higher it is.
+    """
+    first = min(trials, key=lambda history: history.trial.lr)
+    if first.step == 0:
         return True
-    quiet = [history.trial.lr for history in trials if not _risen(history)]
-    overflow = any(np.isinf(history.loss[step:]).any() for history in trials)
-    if not quiet or (step == 1 and overflow):
+    if first.step == 1 and any(np.isinf(history.loss[1:]).any() for history in trials):
         return False
-    decades = math.log10(max(quiet)) - math.log10(min(quiet))
-    least = DECADES_APART_EVALUATED if _at_evaluation(trials[0]) else DECADES_APART
-    return decades > (DECADES_APART_FIRST if step == 1 else least) - 1e-9
+    alike = [
+        history.trial.lr
+        for history in trials
+        if not _above(history, _ends(history)[0]) or not _above(history, _ends(first)[1])
+    ]
+    decades = math.log10(max(alike, default=1.0)) - math.log10(min(alike, default=1.0))
+    least = DECADES_APART_EVALUATED if _at_evaluation(first) else DECADES_APART
+    return decades > (DECADES_APART_FIRST if first.step == 1 else least) - 1e-9
 
 
-def _risen(history: History) -> bool:
-    """Whether the last losses before the failure lie far above the first one."""
+def _ends(history: History) -> tuple[float, float]:
+    """The first loss before the failure, and the median of the last three."""
     losses = history.loss[: history.step]
     losses = losses[np.isfinite(losses)]
-    if not len(losses):
-        return False
-    first, last = float(losses[0]), float(np.median(losses[-3:]))
-    return last > first + (RISE - 1) * abs(first)
+    return (float(losses[0]), float(np.median(losses[-3:]))) if len(losses) else (0.0, 0.0)
+
+
+def _above(history: History, level: float) -> bool:
+    """Whether the last losses before the failure lie far above a level."""
+    return _ends(history)[1] > level + (RISE - 1) * abs(level)
 
 
 def _reason(seed: int, trials: Sequence[History]) -> str:

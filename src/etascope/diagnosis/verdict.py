@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from etascope.diagnosis.chance import judge_alone
+from etascope.diagnosis.chance import judge_alone, overconfidence
 from etascope.diagnosis.comparison import compare
 from etascope.records import Chance, History, Judgement, Number, Verdict, VerdictName
 from etascope.words import counted
@@ -81,6 +81,10 @@ def judge(
                 rates[lr] = _unpaired(furthest, confirmed=lr == confirmed)
                 del learners[lr]
     compared, best = compare(learners, chance, horizon, tolerance, alpha)
+    for lr, verdict in compared.items():
+        notes = (overconfidence(history, chance) for history in learners[lr])
+        note = next(filter(None, notes), "")
+        compared[lr] = replace(verdict, reason=f"{verdict.reason}; {note}") if note else verdict
     rates = dict(sorted({**rates, **compared}.items()))
     for history in histories:
         if history.trial not in trials or trials[history.trial].name == "good":

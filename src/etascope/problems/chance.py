@@ -8,8 +8,10 @@ Without classes or targets to be seen, nothing needs to be assumed about them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -17,12 +19,16 @@ from torch import nn
 
 from etascope.errors import RAISED, UsageError
 from etascope.problems.contents import Batch, tensors_of
+from etascope.problems.likelihood import best_constant, find_labelling
 from etascope.problems.problem import Problem, evaluating, replaced_forward
 from etascope.problems.tensors import is_finite
+from etascope.randomness import seed_everything
 from etascope.records import Chance, Evaluation
 
 SMOOTH = 1e-12  # the share given to a class that never occurs, so that its log is finite
 FITTED = 2000  # held-out examples that the constant is fitted to
+SAME = 1e-6  # of a loss: two ways to add it up
+TRAINING_BATCHES = 10  # from which the loss of knowing nothing in training is worked out
 CLASSES = 64  # up to so many outputs, each is tried as the one class that is always named
 
 
@@ -33,8 +39,19 @@ class _Output(NamedTuple):
     ratio: float
 
 
+class _Best(NamedTuple):
+    """The best constant prediction: its losses, and what was tried to find it.
+
+    `weight` is that of `likelihood.Constant`, 0 where the loss is no likelihood.
+    """
+
+    loss: float
+    batch_losses: tuple[float, ...]
+    weight: float
+
+
 def find_chance(problem: Problem, model: nn.Module, batch: Batch, rung_examples: int) -> Chance:
-    """The held-out loss of knowing nothing, and the hits of always naming the best class.
+    """The held-out loss of knowing nothing, and the metric of the constant that is best by it.
 
     Args:
         problem: the problem.
@@ -46,19 +63,28 @@ def find_chance(problem: Problem, model: nn.Module, batch: Batch, rung_examples:
         UsageError: if valid holds a value that is not finite, or the untrained model's loss is not.
     """
     targets = _targets(problem)
-    output = _probe(problem, model, batch)
-    constants = [] if output is None else _constants(problem, model, output, targets)
-    majority: tuple[tuple[int, float], ...] = ()
-    found: list[Evaluation] = []
-    if output is not None:
-        found = _evaluated(problem, model, output, constants, None)
-        if problem.higher_is_better and any(e.correct is not None for e in found):
-            majority = _majority(problem, model, output, constants, rung_examples)
+    output, constants = _tried(problem, model, batch, targets)
+    best = _best(problem, model, output, constants)
+    metrics = {} if output is None else _metrics(problem, model, output, constants, rung_examples)
+    hits = {n: e for n, e in metrics.items() if e.correct is not None}
+    known = Chance(
+        loss=0.0,
+        source="given",
+        majority=_majority(hits) if problem.higher_is_better else (),
+        metrics=tuple((n, e.metric) for n, e in sorted(metrics.items()) if e.metric is not None),
+        batch_metrics=metrics[max(metrics)].batch_metrics if metrics else (),
+        train_losses=_training_losses(problem, constant=best is not None),
+    )
     if problem.chance is not None:
-        return Chance(float(problem.chance), "given", majority=majority)
-    if found:
-        best = min(found, key=lambda e: e.loss)
-        return Chance(best.loss, "constant prediction", best.batch_losses, majority)
+        return replace(known, loss=float(problem.chance))
+    if best is not None:
+        return replace(
+            known,
+            loss=best.loss,
+            source="constant prediction",
+            batch_losses=best.batch_losses,
+            likelihood=best.weight,
+        )
     initial = problem.evaluate(model, "valid", 0)
     if not math.isfinite(initial.loss):
         losses = enumerate(initial.batch_losses)
@@ -68,7 +94,64 @@ def find_chance(problem: Problem, model: nn.Module, batch: Batch, rung_examples:
             f"{len(initial.batch_losses)} batches, the first one being batch {bad[0]}; check valid "
             "and the loss, or pass skip_unusable=True to leave such batches out"
         )
-    return Chance(initial.loss, "initial loss", initial.batch_losses, majority)
+    return replace(
+        known, loss=initial.loss, source="initial loss", batch_losses=initial.batch_losses
+    )
+
+
+def _tried(
+    problem: Problem, model: nn.Module, batch: Batch, targets: torch.Tensor | None
+) -> tuple[_Output | None, list[torch.Tensor]]:
+    """What the model returns, and the constants among which the best one is."""
+    output = _probe(problem, model, batch)
+    return output, [] if output is None else _constants(problem, model, output, targets)
+
+
+def _best(
+    problem: Problem, model: nn.Module, output: _Output | None, constants: list[torch.Tensor]
+) -> _Best | None:
+    """The lowest loss of a constant output, or of a constant distribution over the labels."""
+    found: list[_Best] = []
+    labelling = None if problem.owns_step else find_labelling(problem)
+    weight = 0.0
+    if labelling is not None:
+        loss, losses, weight = best_constant(problem, labelling)
+        found.append(_Best(loss * (1 + SAME), losses, weight))
+    if output is not None:
+        tried = _evaluated(problem, model, output, constants, None)
+        found += [_Best(e.loss, e.batch_losses, weight) for e in tried]
+    return min(found, key=lambda best: best.loss, default=None)
+
+
+def _training_losses(problem: Problem, *, constant: bool) -> tuple[float, ...]:
+    """The losses of the first training batches under what stands for knowing nothing.
+
+    That is the constant that is best for these batches, whose labels may be distributed otherwise
+    than the held-out ones, or the untrained network, in training mode. A problem that owns its
+    step has a loss in training that need not be that of its evaluation: nothing is known of it.
+    """
+    if problem.owns_step:
+        return ()
+    try:
+        seed_everything(problem.torch_device, 0, "batch")
+        batches = list(islice(problem.batches(0, 0), TRAINING_BATCHES))
+        model = problem.make_model(0)
+        if not constant:
+            with torch.enable_grad():
+                losses = [float(problem.loss(model, batch).detach()) for batch in batches]
+            return tuple(losses) if all(map(math.isfinite, losses)) else ()
+        sample = replace(
+            problem,
+            valid=lambda seed, epoch: batches,
+            test=None,
+            chance=None,
+            examples=problem.count_training,
+        )
+        output, constants = _tried(sample, model, batches[0], _targets(sample))
+        best = _best(sample, model, output, constants)
+    except RAISED:  # what is wrong with training data is not told here
+        return ()
+    return () if best is None else best.batch_losses
 
 
 @contextmanager
@@ -229,17 +312,26 @@ def _fitted(
     return sum(offsets, start).detach()
 
 
-def _majority(
+def _metrics(
     problem: Problem,
     model: nn.Module,
     output: _Output,
     constants: list[torch.Tensor],
     rung_examples: int,
-) -> tuple[tuple[int, float], ...]:
-    """The best share of hits that a constant output has, on a rung's examples and on all."""
-    shares: dict[int, float] = {}
+) -> dict[int, Evaluation]:
+    """The best metric that a constant output has, on a rung's examples and on all."""
+    best: dict[int, Evaluation] = {}
+    sign = 1.0 if problem.higher_is_better else -1.0
     for limit in (rung_examples, None):
         for e in _evaluated(problem, model, output, constants, limit):
-            if e.correct is not None:
-                shares[e.examples] = max(shares.get(e.examples, 0.0), e.correct / e.examples)
-    return tuple(sorted(shares.items()))
+            if e.metric is None or not math.isfinite(e.metric):
+                continue
+            before = best.get(e.examples)
+            if before is None or before.metric is None or sign * (e.metric - before.metric) > 0:
+                best[e.examples] = e
+    return best
+
+
+def _majority(hits: Mapping[int, Evaluation]) -> tuple[tuple[int, float], ...]:
+    """The best share of hits that a constant output has, for each number of examples."""
+    return tuple((n, e.correct / n) for n, e in sorted(hits.items()) if e.correct is not None)

@@ -314,6 +314,7 @@ class Problem:
             examples=sum(sizes),
             correct=int(metric.sum()) if metric is not None and binary else None,
             batch_losses=tuple(losses),
+            batch_metrics=() if binary else tuple(float(each.mean()) for each in values),
         )
 
     def scores(self, model: nn.Module, batches: Iterable[Counted]) -> Iterator[Score]:
