@@ -57,24 +57,25 @@ def sgd(model, lr):
     return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
 
 
-def swept(problem, tmp_path, **options):
+def swept(problem, tmp_path, engines=("serial", "processes"), **options):
     """The trial in this process and in a worker, which are the same."""
     options = {"steps": STEPS, "optimizer": sgd, "rungs": (5,), **options}
-    one, two = (
+    one, *others = (
         es.sweep(problem, [LR], engine=engine, out=tmp_path / engine, **options).trials[0]
-        for engine in ("serial", "processes")
+        for engine in engines
     )
     assert one.failure is None
-    assert one.loss.tolist() == two.loss.tolist()
-    assert one.evaluations == two.evaluations
+    for other in others:
+        assert one.loss.tolist() == other.loss.tolist()
+        assert one.evaluations == other.evaluations
     return one
 
 
-def assert_plain(problem, make, tmp_path, valid=None, make_optimizer=sgd):
+def assert_plain(problem, make, tmp_path, valid=None, make_optimizer=sgd, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         losses, model = plainly_trained(problem, make, make_optimizer)
-        history = swept(problem, tmp_path, optimizer=make_optimizer)
+        history = swept(problem, tmp_path, optimizer=make_optimizer, **options)
     assert history.loss.tolist() == losses
     if valid is not None:
         expected = plainly_evaluated(problem, model, valid)
@@ -114,7 +115,7 @@ def test_a_contrastive_loss_on_tensors_is_judged_on_batches_of_the_batch_size(tm
         return cross_entropy(model(*batch), torch.arange(len(batch[0])))
 
     data = (x[:300], other[:300]), (x[300:], other[300:])
-    history = swept(es.Problem(Towers, loss, *data, batch_size=15), tmp_path)
+    history = swept(es.Problem(Towers, loss, *data, batch_size=15), tmp_path, ("serial",))
     assert history.evaluation("valid").examples == 30
     assert len(history.evaluation("valid").batch_losses) == 2
 
@@ -293,7 +294,9 @@ MODELS = {
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_models_train_bit_for_bit_as_in_a_plain_loop(tmp_path, make):
-    assert_plain(classes(make), make, tmp_path)
+    workers = make in (MODELS["weight norm"], MODELS["complex128"])
+    engines = ("serial", "processes") if workers else ("serial",)
+    assert_plain(classes(make), make, tmp_path, engines=engines)
 
 
 def test_an_existing_module_that_autograd_has_been_through_is_trained_from_where_it_is(tmp_path):
@@ -401,7 +404,8 @@ def plain_sgd(model, lr):
 
 @pytest.mark.parametrize("make_optimizer", [plain_sgd, sgd, Both])
 def test_sparse_gradients_train_as_in_a_plain_loop(tmp_path, make_optimizer):
-    assert_plain(words_problem(), words, tmp_path, make_optimizer=make_optimizer)
+    engines = ("serial", "processes") if make_optimizer is sgd else ("serial",)
+    assert_plain(words_problem(), words, tmp_path, make_optimizer=make_optimizer, engines=engines)
 
 
 @pytest.mark.parametrize(
@@ -453,7 +457,7 @@ def test_lbfgs_in_a_step_of_its_own_trains_as_in_a_plain_loop(tmp_path):
         seed_everything(CPU, SEED, "init")
         state = newton_state(LR)
         losses = [
-            float(newton_step(state, batch))
+            float(newton_step(state, batch).detach())
             for _, batch in zip(range(STEPS), batches(problem), strict=False)
         ]
     history = swept(problem, tmp_path, optimizer="adam")
@@ -498,7 +502,7 @@ def test_a_state_of_many_parts_is_paused_and_goes_on(tmp_path):
 
     data = {"train": (x[:250], y[:250]), "valid": (x[250:], y[250:]), "batch_size": 10}
     problem = es.Problem.from_step(make_state, step, evaluate, **data)
-    whole = swept(problem, tmp_path, optimizer="adam")
+    whole = swept(problem, tmp_path, ("serial",), optimizer="adam")
     out = tmp_path / "paused"
     es.sweep(problem, {LR: 5}, steps=STEPS, rungs=(5,), out=out)
     study = es.sweep(problem, [LR], steps=STEPS, rungs=(5,), out=out)
@@ -519,7 +523,7 @@ def test_a_sparse_buffer_is_carried(tmp_path):
         def forward(self, inputs):
             return self.body((self.links @ inputs.T).T)
 
-    assert_plain(classes(Spread), Spread, tmp_path)
+    assert_plain(classes(Spread), Spread, tmp_path, engines=("serial",))
 
 
 def test_what_cannot_be_saved_is_refused_before_anything_is_trained(tmp_path):
@@ -544,7 +548,7 @@ def test_an_optimizer_that_takes_no_step_without_gradients_has_a_schedule_too(tm
         def step(self, closure=None):
             for group in self.param_groups:
                 for parameter in group["params"]:
-                    parameter -= group["lr"] * parameter.grad
+                    parameter.sub_(group["lr"] * parameter.grad)
 
     def naive(model, lr):
         return Naive(model.parameters(), lr)
