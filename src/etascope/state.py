@@ -130,7 +130,7 @@ def unpack(packed: Packed) -> TrialState:
             schedule=_restore(tree["schedule"], tensors),
             skipped=int(tree.get("skipped", 0)),
         )
-    except (KeyError, TypeError, SafetensorError) as error:
+    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"this is no state of a trial ({error})") from error
 
 
@@ -223,10 +223,15 @@ def _restore(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 def _restore_sparse(content: list[Any], tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """A sparse tensor of its parts, which are checked: torch reads past the end of wrong ones."""
     name, shape, coalesced, places = content
     parts = [_restore(place, tensors) for place in places]
     if LAYOUTS[name] is torch.sparse_coo:
         indices, values = parts
-        return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=coalesced or None)
-    compressed, plain, values = parts
-    return torch.sparse_compressed_tensor(compressed, plain, values, shape, layout=LAYOUTS[name])
+        return torch.sparse_coo_tensor(
+            indices, values, shape, is_coalesced=coalesced or None, check_invariants=True
+        )
+    starts, indices, values = parts
+    return torch.sparse_compressed_tensor(
+        starts, indices, values, shape, layout=LAYOUTS[name], check_invariants=True
+    )

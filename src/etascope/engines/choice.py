@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
-
-import torch
 
 from etascope.engines.base import Engine
 from etascope.engines.crew import Crew
@@ -54,10 +51,10 @@ def rehearse(problem: Problem, plan: Plan, trial: TrialId) -> Rehearsal:
     if state is None:
         return Rehearsal(0.0, 0)
     try:
-        serialize(state)
+        parts = serialize(state)
     except StudyError as error:
         raise UsageError(str(error)) from error
-    return Rehearsal(seconds, _bytes(vars(state)))
+    return Rehearsal(seconds, sum(part.nbytes for part in parts))
 
 
 def recruit(name: str, problem: Problem, workers: int | None, trials: int, seconds: float) -> Crew:
@@ -130,12 +127,3 @@ def _automatic(
         return ProcessesEngine(problem, plan, crew), "the default on a CPU"
     except UsageError as error:
         return SerialEngine(problem, plan), f"chosen because {error}"
-
-
-def _bytes(value: object) -> int:
-    """The memory of all tensors in a structure."""
-    if isinstance(value, torch.Tensor):
-        return value.nbytes
-    if isinstance(value, Mapping):
-        return sum(map(_bytes, value.values()))
-    return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0

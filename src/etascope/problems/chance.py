@@ -33,10 +33,14 @@ CLASSES = 64  # up to so many outputs, each is tried as the one class that is al
 
 
 class _Output(NamedTuple):
-    """What the model returns: shape and kind of one row, and rows an example of its input."""
+    """What the model returns: shape and kind of one row, and rows an example of its input.
+
+    `ratio` is None where the first axis of the input counts something else than examples, such as
+    nodes or time steps.
+    """
 
     row: torch.Tensor
-    ratio: float
+    ratio: float | None
 
 
 class _Best(NamedTuple):
@@ -158,8 +162,14 @@ def _training_losses(problem: Problem, *, constant: bool) -> tuple[float, ...]:
 def _always(model: nn.Module, constant: torch.Tensor, output: _Output) -> Iterator[None]:
     """Have the model return `constant` for every row of its output."""
 
+    plainly = model.forward
+
     def forward(*args: Any, **kwargs: Any) -> torch.Tensor:
-        rows = round(output.ratio * len(next(tensors_of((args, kwargs)))))
+        if output.ratio is None:
+            with torch.no_grad():
+                rows = len(plainly(*args, **kwargs))
+        else:
+            rows = round(output.ratio * len(next(tensors_of((args, kwargs)))))
         return constant.expand(rows, *constant.shape)
 
     with replaced_forward(model, forward):
@@ -192,14 +202,15 @@ def _is_pair(batch: Batch) -> bool:
 def _probe(problem: Problem, model: nn.Module, batch: Batch) -> _Output | None:
     """What the model returns when the loss calls it; None if that is not one floating tensor."""
     seen: list[_Output | None] = []
-    forward = model.forward
+    forward, examples = model.forward, next(problem.counted("valid")).examples
 
     def watch(*args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
         first = next(tensors_of((args, kwargs)), None)
         rows = isinstance(output, torch.Tensor) and output.is_floating_point() and output.ndim
         if rows and first is not None and first.ndim:
-            seen.append(_Output(output[0].detach(), len(output) / len(first)))
+            ratio = len(output) / len(first) if len(first) == examples else None
+            seen.append(_Output(output[0].detach(), ratio))
         else:
             seen.append(None)
         return output
