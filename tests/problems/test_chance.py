@@ -163,6 +163,9 @@ def test_where_no_constant_is_best_chance_is_the_initial_loss():
     """The model's output is the loss itself, so smaller constants are ever better."""
     x, _ = line_problem().valid
     problem = line_problem(
-        model=lambda: nn.Linear(1, 1), loss=lambda m, b: m(b[0]).mean(), train=(x, x), valid=(x, x)
+        model=lambda: nn.Sequential(nn.Linear(1, 1), nn.Softplus()),
+        loss=lambda m, b: m(b[0]).mean(),
+        train=(x, x),
+        valid=(x, x),
     )
     assert check(problem).chance.source == "initial loss"
