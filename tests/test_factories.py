@@ -218,3 +218,30 @@ def test_a_factory_is_not_blamed_where_no_gradient_moves_anything():
 
     plan = Plan(steps=10, optimizer=lambda m, lr: Adam(m.parameters(), 0.01))
     check_effect(blobs_problem(loss=loss), plan, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "told"),
+    [
+        (lambda params, lr: SGD(params, lr=lr), "its parameters in the place of the model: write"),
+        (lambda lr, m: SGD(m.parameters(), lr=lr), "this one takes the rate first: write it"),
+        (lambda lr: SGD(other.parameters(), lr), r"factory is called as \(model, lr\)"),
+        (lambda m: SGD(m.parameters(), 0.1), r"factory is called as \(model, lr\)"),
+    ],
+)
+def test_an_optimizer_factory_with_other_arguments_is_told_how_it_is_called(optimizer, told):
+    with pytest.raises(es.UsageError, match=told):
+        check(optimizer=optimizer)
+
+
+def test_a_schedule_factory_with_other_arguments_is_told_how_it_is_called():
+    with pytest.raises(es.UsageError, match=r"schedule factory is called as \(optimizer, steps\)"):
+        check(schedule=lambda o: lr_scheduler.ConstantLR(o, 1))
+
+
+def test_what_is_made_already_is_no_factory():
+    made = SGD(other.parameters(), 0.1)
+    with pytest.raises(es.UsageError, match=r"SGD of one model already; pass a factory such as"):
+        Plan(steps=5, optimizer=made)
+    with pytest.raises(es.UsageError, match="StepLR of one optimizer already; pass a factory"):
+        Plan(steps=5, schedule=lr_scheduler.StepLR(made, 3))

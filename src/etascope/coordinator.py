@@ -16,11 +16,9 @@ from etascope.journal import Journal
 from etascope.opening import open_or_begin
 from etascope.plan import BUDGET, ENGINES, Plan, check_seeds, check_targets
 from etascope.problems.checks import Parts, check_parts, gather_facts
-from etascope.problems.control import without_unusable
 from etascope.problems.owned import own_step
 from etascope.problems.problem import Problem
 from etascope.problems.registry import get_problem
-from etascope.randomness import undisturbed
 from etascope.records import TrialId
 from etascope.search.board import Rules
 from etascope.search.finding import Finding, chance_score, follow
@@ -124,7 +122,8 @@ def sweep(
     )
     targets = targets_of(check_targets(lrs, plan.steps), check_seeds(seeds))
     directory = _directory(out, problem, plan)
-    problem, parts = _checked(problem, plan)
+    parts = check_parts(problem, plan.skip_unusable)
+    problem = parts.problem
     request = _Request(parts, engine, workers, address, directory, progress)
     with _training(problem, plan, request, list(targets), sum(targets.values())) as training:
         study = training.train(targets)
@@ -222,7 +221,8 @@ def find(
         raise UsageError("objective metric needs a problem with a metric; give it one, or use loss")
     budget, tolerance = positive("budget", budget), positive("tolerance", tolerance)
     (seed,) = check_seeds([seed])
-    problem, parts = _checked(problem, plan)
+    parts = check_parts(problem, plan.skip_unusable)
+    problem = parts.problem
     stops, reach = stops_of(lr_course(problem, plan))
     plan = replace(plan, rungs=(*stops, *further))
     directory = _directory(out, problem, plan, "find-")
@@ -308,16 +308,6 @@ def _training(
             means = Means(engine, crew, cost, workers, address)
             with Training(journal, problem, plan, means, progress or Silent()) as training:
                 yield training
-
-
-def _checked(problem: Problem, plan: Plan) -> tuple[Problem, Parts]:
-    """The problem, without what cannot be used of it where the plan says so, and its parts."""
-    parts = check_parts(problem, plan.skip_unusable)
-    if not plan.skip_unusable or problem.owns_step:
-        return problem, parts
-    with undisturbed(problem.torch_device):
-        reduced, _ = without_unusable(problem)
-    return reduced, parts
 
 
 def _problem(problem: Problem | str) -> Problem:

@@ -36,7 +36,7 @@ def check_factories(problem: Problem, plan: Plan, lr: float) -> None:
     """
     with undisturbed(problem.torch_device):
         model = problem.make_model(0)
-        with named("optimizer", _takes(plan.optimizer, "model, lr", "model.parameters(), lr=lr")):
+        with named("optimizer", lambda: _optimizer_hint(plan, model, lr)):
             optimizer = plan.make_optimizer(model, lr)
             _check_optimizer(optimizer, model)
         if not problem.owns_step:
@@ -47,7 +47,9 @@ def check_factories(problem: Problem, plan: Plan, lr: float) -> None:
 
 
 def _check_first_step(plan: Plan, optimizer: Optimizer) -> None:
-    with named("schedule", _takes(plan.schedule, "optimizer, steps", "optimizer, steps")):
+    hint = _takes(plan.schedule, "optimizer, steps", "optimizer, steps")
+    called = "; a schedule factory is called as (optimizer, steps)"
+    with named("schedule", hint or (called if _takes_other(plan.schedule) else "")):
         schedule = plan.make_schedule(optimizer)
         _check_schedule(schedule)
         if schedule is not None and plan.steps > 1:
@@ -254,6 +256,40 @@ def _options(group: dict[str, Any]) -> dict[str, Any]:
     """The options of a parameter group that are plain values, and how much it trains."""
     plain = {k: v for k, v in group.items() if isinstance(v, (bool, int, float, str, tuple))}
     return {**plain, "parameters": sum(p.numel() for p in group["params"])}
+
+
+def _optimizer_hint(plan: Plan, model: nn.Module, lr: float) -> str:
+    """How an optimizer factory is written, where this one ran with other arguments."""
+    hint = _takes(plan.optimizer, "model, lr", "model.parameters(), lr=lr")
+    if hint or isinstance(plan.optimizer, str):
+        return hint
+    factory: Any = plan.optimizer
+    called = "; an optimizer factory is called as (model, lr)"
+    others: dict[str, tuple[Any, Any]] = {
+        "its parameters in the place of the model": (model.parameters(), lr),
+        "the rate first": (lr, model),
+    }
+    for words, given in others.items():
+        try:
+            if isinstance(factory(*given), Optimizer):
+                return (
+                    f"{called}, and this one takes {words}: write it as in "
+                    "lambda model, lr: torch.optim.SGD(model.parameters(), lr=lr)"
+                )
+        except RAISED:
+            continue
+    return called if _takes_other(factory) else ""
+
+
+def _takes_other(factory: Any) -> bool:
+    """Whether a factory cannot be called with two arguments, as its signature says."""
+    try:
+        inspect.signature(factory).bind(None, None)
+    except TypeError:
+        return not isinstance(factory, str)
+    except ValueError:  # what is written in C may have no signature
+        return False
+    return False
 
 
 def _takes(choice: object, given: str, passed: str) -> str:

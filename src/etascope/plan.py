@@ -77,8 +77,7 @@ class Plan:
             object.__setattr__(self, "weight_decay", decay)
         for name in ("optimizer", "schedule"):
             if not (isinstance(getattr(self, name), str) or callable(getattr(self, name))):
-                given = reprlib.repr(getattr(self, name))
-                raise UsageError(f"{name} is {given}; pass a name or a factory")
+                raise UsageError(_no_factory(name, getattr(self, name)))
         rungs = items(self.rungs)
         if rungs is None:
             raise UsageError(f"rungs is {self.rungs!r}; pass a list of steps")
@@ -268,6 +267,19 @@ def check_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
     if max(chosen) >= 1 << 64:
         raise UsageError("a seed is too large; use seeds below 2 ** 64")
     return chosen
+
+
+def _no_factory(name: str, given: object) -> str:
+    """What to say of an optimizer or a schedule in the place of what makes one."""
+    kinds = [kind.__name__ for kind in type(given).__mro__]
+    kind = kinds[0]
+    if "Optimizer" in kinds:
+        passed = f"lambda model, lr: torch.optim.{kind}(model.parameters(), lr=lr)"
+        return f"{name} is an {kind} of one model already; pass a factory such as {passed}"
+    if "LRScheduler" in kinds:
+        passed = f"lambda optimizer, steps: torch.optim.lr_scheduler.{kind}(optimizer, ...)"
+        return f"{name} is a {kind} of one optimizer already; pass a factory such as {passed}"
+    return f"{name} is {reprlib.repr(given)}; pass a name or a factory"
 
 
 def _name(choice: object) -> str:

@@ -98,7 +98,7 @@ def range_test(
         skip_unusable=skip_unusable,
     )
     chosen = check_seeds(seeds)
-    check_parts(problem, plan.skip_unusable)
+    problem = check_parts(problem, plan.skip_unusable).problem
     check_factories(problem, plan, low)
     losses = []
     for seed in chosen:

@@ -30,6 +30,7 @@ from torch.utils.data import (
 
 from etascope.errors import UsageError
 from etascope.problems.contents import Batch
+from etascope.problems.kinds import refuse_tables
 from etascope.randomness import generator
 
 _ITERATION = ("__iter__", "_get_iterator")  # how a DataLoader, and no subclass, gives its batches
@@ -158,6 +159,7 @@ def make_source(
         UsageError: if it is no tuple of tensors or arrays, map-style Dataset, DataLoader or
             function, if it is empty, or if it orders its batches in a way that cannot be repeated.
     """
+    refuse_tables(data, name)
     if isinstance(data, (torch.Tensor, np.ndarray)):
         data = (data,)
     if isinstance(data, (tuple, list)):

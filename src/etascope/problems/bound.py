@@ -12,10 +12,44 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from etascope.errors import RAISED, UsageError
+from etascope.problems.contents import Batch
+from etascope.problems.problem import Problem
+from etascope.randomness import seed_everything
+
 TENFOLDS = 10  # steps down the gradient, each ten times as long as the one before
 FALLS = 4  # of these in a row, each to less than `FASTER` times the loss before, have no end
 FASTER = 3.0  # a loss that is linear in the outputs falls tenfold, one that saturates not at all
 BEYOND = 1e3  # times the size of the loss of the untrained model
+
+
+def check_bound(problem: Problem, model: nn.Module, batch: Batch, start: float) -> None:
+    """Make sure that larger outputs do not lower the loss without end; moves the model.
+
+    Raises:
+        UsageError: with the losses of the way down. A baseline that the user gave lets it pass.
+    """
+    if problem.owns_step or problem.chance is not None:
+        return
+
+    def loss() -> float:
+        seed_everything(problem.torch_device, 0, "check")
+        value = problem.loss(model, batch)
+        value.backward()  # type: ignore[no-untyped-call]
+        return float(value.detach())
+
+    try:
+        fall = endless_fall(model, loss, start)
+    except RAISED:  # a loss or a model may refuse such weights
+        return
+    if fall is not None:
+        shown = ", ".join(f"{value:.3g}" for value in fall[:5])
+        raise UsageError(
+            "the loss has no lower bound: steps down its gradient, each ten times as long, give "
+            f"{shown} and so on, so that the largest outputs win whatever they say; look for a "
+            "flipped sign or a missing log_softmax (nll_loss wants log-probabilities), or give "
+            "chance= the held-out loss of knowing nothing if it is meant so"
+        )
 
 
 def endless_fall(model: nn.Module, loss: Callable[[], float], start: float) -> list[float] | None:

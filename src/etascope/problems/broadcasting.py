@@ -6,7 +6,8 @@ targets can be learned. It is found by watching the functions of torch that a lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -14,13 +15,58 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from etascope.errors import RAISED, UsageError
 from etascope.problems.contents import Batch, tensors_of
+from etascope.problems.problem import Problem, evaluating
+from etascope.randomness import seed_everything
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # of what comes from the model, and from the data
 # Losses that expand their two arguments by themselves and give one number.
 EXPANDING = frozenset(
     {F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.poisson_nll_loss, F.kl_div}
 )
+
+
+def check_shapes(problem: Problem, model: nn.Module, batch: Batch, held_out: Batch) -> None:
+    """Make sure that outputs and targets do not broadcast against each other.
+
+    Raises:
+        UsageError: with both shapes and what to write instead.
+    """
+    if problem.owns_step:
+        return
+    watched = [("loss", problem.loss, batch), ("loss", problem.loss, held_out)]
+    if problem.metric is not None:
+        watched.append(("metric", problem.metric, held_out))
+    for part, function, given in watched:
+        found = _crossing(problem, model, function, given)
+        if found is None:
+            continue
+        # A length that happens to equal the number of examples does not shrink with it.
+        again = _crossing(problem, model, function, shortened(given))
+        if again is not None or min(map(len, found)) > 1:
+            raise UsageError(describe(found, part))
+
+
+def _crossing(
+    problem: Problem, model: nn.Module, function: Callable[[nn.Module, Batch], Any], batch: Batch
+) -> Shapes | None:
+    """The shapes that a loss or a metric crosses; None too where it cannot run under watch."""
+    crossings = Crossings(model, batch)
+    seed_everything(problem.torch_device, 0, "check")
+    marking = _marking(model, crossings)
+    with suppress(*RAISED), evaluating(model), torch.enable_grad(), marking, crossings:
+        function(model, batch)
+    return crossings.found
+
+
+@contextmanager
+def _marking(model: nn.Module, crossings: Crossings) -> Iterator[None]:
+    hook = model.register_forward_hook(lambda module, inputs, output: crossings.mark(output))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class Crossings(TorchFunctionMode):

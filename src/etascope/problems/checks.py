@@ -10,31 +10,38 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from inspect import signature as inspect_signature
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from etascope.errors import RAISED, EtascopeError, UsageError
-from etascope.problems.bound import endless_fall
-from etascope.problems.broadcasting import Crossings, Shapes, describe, shortened
+from etascope.problems.bound import check_bound
+from etascope.problems.broadcasting import check_shapes
 from etascope.problems.chance import find_chance
 from etascope.problems.contents import Batch, tensors_of
-from etascope.problems.control import Control, flaw_of, zero_gradient
+from etascope.problems.control import flaw_of, without_unusable
 from etascope.problems.cutting import check_last_batches
+from etascope.problems.differentiating import with_gradients
+from etascope.problems.gradients import check_gradient, usable_batch
+from etascope.problems.mistakes import describe as describe_batch
+from etascope.problems.mistakes import remedy, where
 from etascope.problems.problem import Problem, evaluating
 from etascope.problems.tensors import numbers_of
 from etascope.randomness import seed_everything, undisturbed
-from etascope.records import ProblemFacts
+from etascope.records import Chance, ProblemFacts
 
 
 class Parts(NamedTuple):
     """What was made while the parts of a problem were checked.
 
-    `step_seconds` is the time of one forward and backward pass.
+    `problem` is the one to go on with: without what is to be left out of it, and with gradients in
+    evaluations that take some. `step_seconds` is the time of one forward and backward pass.
     """
 
+    problem: Problem
     model: nn.Module
     batch: Batch
     held_out: Batch
@@ -44,7 +51,8 @@ class Parts(NamedTuple):
 
 def inspect(problem: Problem, rung_examples: int) -> ProblemFacts:
     """Check a problem and gather its facts: `check_parts`, then `gather_facts`."""
-    return gather_facts(problem, check_parts(problem), rung_examples)
+    parts = check_parts(problem)
+    return gather_facts(parts.problem, parts, rung_examples)
 
 
 def check_parts(problem: Problem, skip_unusable: bool = False) -> Parts:
@@ -58,6 +66,7 @@ def check_parts(problem: Problem, skip_unusable: bool = False) -> Parts:
         UsageError: naming the part (model, train, loss, metric, valid) and what is wrong with it.
     """
     with undisturbed(problem.torch_device):
+        _check_kinds(problem)
         model, again = (_build(problem) for _ in range(2))
         if not _same_weights(model, again):
             raise UsageError(
@@ -65,14 +74,14 @@ def check_parts(problem: Problem, skip_unusable: bool = False) -> Parts:
                 "draw its weights from torch's, numpy's or Python's global generator"
             )
         batch = _first_batch(problem)
-        with named("loss"):
+        with named("loss", _remedy(problem, "loss", model, batch)):
             first = _loss(problem, model, batch)
         flaw = flaw_of(model, first)
         if flaw is not None:
-            batch = _usable_batch(problem, flaw, first, skip_unusable)
+            batch = usable_batch(problem, flaw, first, skip_unusable)
             model = _build(problem)
             first = _loss(problem, model, batch)
-        _check_gradient(problem, model)
+        check_gradient(problem, model)
         with named("loss"):
             began = time.perf_counter()
             second = _loss(problem, again, batch)
@@ -82,19 +91,20 @@ def check_parts(problem: Problem, skip_unusable: bool = False) -> Parts:
                 f"the loss gave {first!r} and then {second!r} for the same weights, batch and "
                 "seed; make it a function of (model, batch) and torch's generators alone"
             )
-        _check_bound(problem, again, batch, second)
-        with named("valid data"):
-            seed_everything(problem.torch_device, 0, "batch")
-            held_out, examples = next(problem.counted("valid"), (None, None))
-        if examples is None:
-            raise UsageError("valid gives no batch")
+        check_bound(problem, again, batch, second)
+        held_out, examples = _first_held_out(problem)
+        check_shapes(problem, model, batch, held_out)
+        problem = with_gradients(problem, model, batch, held_out)
         if problem.metric is not None:
             problem.count_training(batch)
-            with named("metric"), evaluating(model):
+            remedy = _remedy(problem, "metric", model, held_out)
+            with named("metric", remedy), evaluating(model):
                 problem.measure(model, held_out, examples)
-        _check_shapes(problem, model, batch, held_out)
         check_last_batches(problem, model)
-    return Parts(model, batch, held_out, first, seconds)
+        if skip_unusable and not problem.owns_step:
+            problem, _ = without_unusable(problem)
+            held_out, _ = _first_held_out(problem)
+    return Parts(problem, model, batch, held_out, first, seconds)
 
 
 def gather_facts(problem: Problem, parts: Parts, rung_examples: int) -> ProblemFacts:
@@ -103,9 +113,10 @@ def gather_facts(problem: Problem, parts: Parts, rung_examples: int) -> ProblemF
     Raises:
         UsageError: if the held-out set cannot be used.
     """
-    model, batch, held_out, first, _ = parts
+    _, model, batch, held_out, first, _ = parts
     with undisturbed(problem.torch_device), named("loss, on the valid data,"):
         chance = find_chance(problem, _build(problem), held_out, rung_examples)
+        _check_classes(problem, chance, first)
     return ProblemFacts(
         name=problem.name,
         fingerprint=_fingerprint(_weights(model), (batch, held_out), (first, chance.loss)),
@@ -118,21 +129,74 @@ def gather_facts(problem: Problem, parts: Parts, rung_examples: int) -> ProblemF
     )
 
 
+def _check_classes(problem: Problem, chance: Chance, initial: float) -> None:
+    """Make sure that a held-out set of labels holds more than one class.
+
+    Only looked at where a constant output is (nearly) never wrong there.
+    """
+    constant = chance.source == "constant prediction" and chance.loss <= 1e-6 * abs(initial)
+    if not constant and not any(share == 1 for _, share in chance.majority):
+        return
+    labels: set[int] = set()
+    for batch in problem.held_out("valid"):
+        targets = batch[1] if isinstance(batch, (tuple, list)) and len(batch) == 2 else None
+        if not isinstance(targets, torch.Tensor) or targets.is_floating_point():
+            return
+        labels |= set(torch.unique(targets).tolist())
+        if len(labels) > 1:
+            return
+    raise UsageError(
+        f"every held-out label is {labels.pop()}, so that a constant output is never wrong and no "
+        "rate can be told from another; hold examples of every class out: shuffle before splitting"
+    )
+
+
 def _metric_name(metric: object) -> str:
     name = getattr(metric, "__name__", "metric")
     return "metric" if name == "<lambda>" else str(name)
 
 
 @contextmanager
-def named(part: str, remedy: str = "") -> Iterator[None]:
-    """Say which of the user's parts raised, and what to do about it."""
+def named(part: str, remedy: str | Callable[[], str] = "") -> Iterator[None]:
+    """Say which of the user's parts raised, where, and what to do about it."""
     try:
         yield
     except EtascopeError:
         raise
     except RAISED as error:
-        text = " ".join(str(error).split())[:300]
-        raise UsageError(f"the {part} raised {type(error).__name__}: {text}{remedy}") from error
+        text = " ".join(str(error).split())[:300].rstrip(".")
+        tail = remedy if isinstance(remedy, str) else remedy()
+        raise UsageError(
+            f"the {part} raised {type(error).__name__}: {text}{where(error)}{tail}"
+        ) from error
+
+
+def _check_kinds(problem: Problem) -> None:
+    """Make sure that loss and metric are no classes; what they make would be taken for a number."""
+    for part in ("loss", "metric"):
+        given = getattr(problem, part)
+        if isinstance(given, type) and issubclass(given, nn.Module):
+            name = given.__name__
+            raise UsageError(
+                f"{part} is the class {name}; make one, and pass a function such as "
+                f"lambda model, batch: {name}()(model(batch[0]), batch[1])"
+            )
+
+
+def _remedy(problem: Problem, part: str, model: nn.Module, batch: Batch) -> Callable[[], str]:
+    """What to say of an exception of a part; it tries what would work."""
+
+    def run(other: Batch) -> None:
+        if part == "loss":
+            _loss(problem, model, other)
+            return
+        with evaluating(model):
+            assert problem.metric is not None
+            problem.metric(model, other)
+
+    if problem.owns_step:
+        return lambda: f"; the batch is {describe_batch(batch)}"
+    return lambda: remedy(part, getattr(problem, part), model, batch, run)
 
 
 def _on_cpu(problem: Problem) -> bool:
@@ -140,7 +204,12 @@ def _on_cpu(problem: Problem) -> bool:
 
 
 def _build(problem: Problem) -> nn.Module:
-    with named("model factory"):
+    hint = "; it is called without arguments"
+    if isinstance(problem.model, type):
+        hint += (
+            f", so pass a function that makes one, such as lambda: {problem.model.__name__}(...)"
+        )
+    with named("model factory", "" if _callable_alone(problem.model) else hint):
         model = problem.make_model(0)
     parameters = list(model.parameters())
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in parameters):
@@ -148,6 +217,26 @@ def _build(problem: Problem) -> nn.Module:
     if not any(p.requires_grad for p in parameters):
         raise UsageError("the model has no parameter to train")
     return model
+
+
+def _callable_alone(factory: object) -> bool:
+    """Whether a factory can be called without arguments, as far as its signature says."""
+    try:
+        inspect_signature(factory).bind()  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    except ValueError:  # what is written in C may have no signature
+        return True
+    return True
+
+
+def _first_held_out(problem: Problem) -> tuple[Batch, int]:
+    with named("valid data"):
+        seed_everything(problem.torch_device, 0, "batch")
+        batch, examples = next(problem.counted("valid"), (None, None))
+    if examples is None:
+        raise UsageError("valid gives no batch")
+    return batch, examples
 
 
 def _first_batch(problem: Problem) -> Batch:
@@ -181,120 +270,6 @@ def _loss(problem: Problem, model: nn.Module, batch: Batch) -> float:
     if all(p.grad is None for p in model.parameters()):
         raise UsageError("the loss gives no parameter of the model a gradient")
     return float(loss.detach())
-
-
-def _usable_batch(problem: Problem, flaw: str, loss: float, skip_unusable: bool) -> Batch:
-    """The first batch that can be used, where the very first cannot and may be skipped.
-
-    Raises:
-        UsageError: saying whose fault it is, with the count of such batches.
-    """
-    control = Control(problem, 0)
-    tally = control.tally(0, 0)
-    if tally.unusable == 0:  # an own step that a rate so small does not harm is no fault
-        return _first_batch(problem)
-    if skip_unusable and tally.unusable < tally.batches:
-        batches = control.epoch(0, 0)
-        return next(b for k, b in enumerate(batches) if control.flaw([b], k) is None)
-    blamed = f"on {tally} of the first epoch, the very first among them"
-    if tally.unusable < tally.batches:
-        raise UsageError(
-            f"at the untrained weights {flaw} {blamed}: no learning rate is "
-            "to blame; mend the data or the loss there (all labels ignored, a division by 0), or "
-            "pass skip_unusable=True to go on without such batches"
-        )
-    if math.isfinite(loss):
-        raise UsageError(
-            f"at the untrained weights {flaw}, though the loss is {loss:.4g}, "
-            f"on {tally}: the code is to blame and no learning rate; look for a square root, "
-            "norm, division or logarithm at 0, also in the branch that a where() does not take"
-        )
-    raise UsageError(
-        f"the loss of the untrained model is {loss!r}, on {tally}; check the data and the loss"
-    )
-
-
-def _check_shapes(problem: Problem, model: nn.Module, batch: Batch, held_out: Batch) -> None:
-    """Make sure that outputs and targets do not broadcast against each other."""
-    if problem.owns_step:
-        return
-    watched = [("loss", problem.loss, batch), ("loss", problem.loss, held_out)]
-    if problem.metric is not None:
-        watched.append(("metric", problem.metric, held_out))
-    for part, function, given in watched:
-        found = _crossing(problem, model, function, given)
-        if found is None:
-            continue
-        # A length that happens to equal the number of examples does not shrink with it.
-        again = _crossing(problem, model, function, shortened(given))
-        if again is not None or min(map(len, found)) > 1:
-            raise UsageError(describe(found, part))
-
-
-def _crossing(
-    problem: Problem, model: nn.Module, function: Callable[[nn.Module, Batch], Any], batch: Batch
-) -> Shapes | None:
-    """The shapes that a loss or a metric crosses; None too where it cannot run under watch."""
-    crossings = Crossings(model, batch)
-    seed_everything(problem.torch_device, 0, "check")
-    marking = _marking(model, crossings)
-    with suppress(*RAISED), evaluating(model), torch.enable_grad(), marking, crossings:
-        function(model, batch)
-    return crossings.found
-
-
-@contextmanager
-def _marking(model: nn.Module, crossings: Crossings) -> Iterator[None]:
-    hook = model.register_forward_hook(lambda module, inputs, output: crossings.mark(output))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _check_bound(problem: Problem, model: nn.Module, batch: Batch, start: float) -> None:
-    """Make sure that larger outputs do not lower the loss without end; moves the model."""
-    if problem.owns_step or problem.chance is not None:
-        return
-
-    def loss() -> float:
-        seed_everything(problem.torch_device, 0, "check")
-        value = problem.loss(model, batch)
-        value.backward()  # type: ignore[no-untyped-call]
-        return float(value.detach())
-
-    try:
-        fall = endless_fall(model, loss, start)
-    except RAISED:  # a loss or a model may refuse such weights
-        return
-    if fall is not None:
-        shown = ", ".join(f"{value:.3g}" for value in fall[:5])
-        raise UsageError(
-            "the loss has no lower bound: steps down its gradient, each ten times as long, give "
-            f"{shown} and so on, so that the largest outputs win whatever they say; look for a "
-            "flipped sign or a missing log_softmax (nll_loss wants log-probabilities), or give "
-            "chance= the held-out loss of knowing nothing if it is meant so"
-        )
-
-
-def _check_gradient(problem: Problem, model: nn.Module) -> None:
-    """Make sure that some batch of the first epoch gives a gradient that is not 0 throughout."""
-    if problem.owns_step or not zero_gradient(model):
-        return
-    tried = 0
-    for number, batch in enumerate(Control(problem, 0).epoch(0, 0)):
-        model.zero_grad(set_to_none=True)
-        seed_everything(problem.torch_device, 0, "step", number)
-        with named("loss"):
-            problem.loss(model, batch).backward()  # type: ignore[no-untyped-call]
-        if not zero_gradient(model):
-            return
-        tried += 1
-    raise UsageError(
-        f"the gradient of the untrained model is 0 in every parameter, on {tried} batches: no "
-        "learning rate can train it; look for an argmax, round, sign or comparison between the "
-        "model and the loss, or for units that are all inactive"
-    )
 
 
 def _forward(problem: Problem, model: nn.Module, batch: Batch) -> torch.Tensor:
