@@ -111,11 +111,11 @@ def failed(
     """Whether a trial came to nothing: by the end of its records, or at `step`.
 
     A trial failed if it became non-finite, or if neither its held-out set nor its training data
-    show that it learned: the held-out loss is not significantly below the baseline, nor the hits
-    above the share of the most common class (both together at level 0.01), nor the training loss
-    clearly below what the best constant has in training. With objective `metric` the metric alone
-    is asked on the held-out set. What fits its training data has not broken, whatever its
-    held-out loss: overfitting and overconfidence are not the rate's failure to train.
+    show that it learned: the held-out loss is not significantly below the baseline (at level
+    0.01), nor is the training loss clearly below what the best constant has in training. Only
+    where no loss of knowing nothing is known, but the hits of it are, the hits decide. With
+    objective `metric` the metric alone is asked on the held-out set. What fits its training data
+    has not broken, whatever its held-out loss: overfitting and overconfidence are something else.
 
     One trial at a time; `judge_alone` corrects for how many there are. What ended for a cause that
     is not the rate's (an exception, a batch that is not finite, a worker) did not fail by its rate.

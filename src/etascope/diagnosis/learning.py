@@ -48,15 +48,26 @@ class Evidence(NamedTuple):
 
     @property
     def p(self) -> float:
-        """The p-value of all tests together, by Bonferroni's correction; 1 where none was made."""
-        given = (self.p_accuracy, self.p_loss, self.p_likelihood)
-        found = [p for p in given if p is not None]
-        return min(1.0, len(found) * min(found)) if found else 1.0
+        """The p-value of all tests together."""
+        return _together(self.p_accuracy, self.p_loss, self.p_likelihood)
+
+    @property
+    def p_by_loss(self) -> float:
+        """The p-value of the tests of the loss; that of the hits where the loss was not asked."""
+        if self.by_accuracy_only:
+            return _together(self.p_accuracy)
+        return _together(self.p_loss, self.p_likelihood)
 
     @property
     def by_accuracy_only(self) -> bool:
         """Whether the loss was not asked."""
         return self.p_loss is None and self.p_likelihood is None
+
+
+def _together(*values: float | None) -> float:
+    """The p-value of several tests by Bonferroni's correction; 1 where none was made."""
+    made = [p for p in values if p is not None]
+    return min(1.0, len(made) * min(made)) if made else 1.0
 
 
 def evidence_of(history: History, evaluation: Evaluation, chance: Chance) -> Evidence:
@@ -145,11 +156,13 @@ def learned(
 ) -> bool:
     """Whether one trial is shown to be better than the baseline, at level 0.01.
 
-    By the loss, and the hits where there are any; with objective `metric` by the metric alone.
+    By the loss, or by the hits where no loss of knowing nothing is known; with objective `metric`
+    by the metric alone. A network far beyond the edge may name most classes right with a loss of
+    any size: judged by its loss, it did not learn.
     """
     if objective != "metric":
         test = evidence_of(history, evaluation, chance)
-        return test.clear or test.p < ALONE
+        return test.clear or test.p_by_loss < ALONE
     p = metric_p(evaluation, chance, higher_is_better=higher_is_better)
     if p is not None:
         return p < ALONE
