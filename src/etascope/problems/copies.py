@@ -47,12 +47,23 @@ def copied(given: T, roots: Mapping[str, nn.Module]) -> T:
                 "itself, so that a copy would compute with the weights of the original"
             )
     try:
-        made = copy.deepcopy(given, memo)
+        with torch.no_grad():  # or the copy of a scripted module hands its gradients back
+            made = copy.deepcopy(given, memo)
     except RAISED as error:
         raise UsageError(_reason(roots, error)) from error
+    for root in roots.values():
+        _finish(memo.get(id(root), root), root)
     _carry_hooks(roots, memo)
     _tie(roots, memo)
     return made
+
+
+def _finish(made: nn.Module, given: nn.Module) -> None:
+    """Let the copy's parameters want gradients as the original's do; refuse one that is shared."""
+    for ours, (name, theirs) in zip(made.parameters(), given.named_parameters(), strict=True):
+        if ours is theirs and (made is given or theirs.requires_grad):
+            raise UsageError(f"its deep copy holds the parameter {name!r} of the original")
+        ours.requires_grad_(theirs.requires_grad)
 
 
 def parts_of(root: nn.Module) -> Iterator[nn.Module | torch.Tensor]:
