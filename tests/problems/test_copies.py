@@ -69,6 +69,11 @@ def old_weight_norm():
         return nn.utils.weight_norm(nn.Linear(3, 3))
 
 
+class First(nn.Module):
+    def forward(self, pair):
+        return pair[0]
+
+
 MODELS = {
     "weight norm": old_weight_norm,
     "spectral norm": lambda: nn.utils.spectral_norm(nn.Linear(3, 3)),
@@ -76,6 +81,7 @@ MODELS = {
     "orthogonal": lambda: nn.utils.parametrizations.orthogonal(nn.Linear(3, 3)),
     "keeps outputs": Keeps,
     "bound methods": Scaled,
+    "recurrent": lambda: nn.Sequential(nn.GRU(3, 3), First()),
     "scripted": lambda: torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.ReLU())),
     "traced": lambda: torch.jit.trace(nn.Linear(3, 3), torch.zeros(2, 3)),
 }
