@@ -69,6 +69,11 @@ def old_weight_norm():
         return nn.utils.weight_norm(nn.Linear(3, 3))
 
 
+class First(nn.Module):
+    def forward(self, pair):
+        return pair[0]
+
+
 MODELS = {
     "weight norm": old_weight_norm,
     "spectral norm": lambda: nn.utils.spectral_norm(nn.Linear(3, 3)),
@@ -76,10 +81,13 @@ MODELS = {
     "orthogonal": lambda: nn.utils.parametrizations.orthogonal(nn.Linear(3, 3)),
     "keeps outputs": Keeps,
     "bound methods": Scaled,
-    "complex": lambda: nn.Sequential(nn.Linear(3, 3)),
+    "recurrent": lambda: nn.Sequential(nn.GRU(3, 3), First()),
+    "scripted": lambda: torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.ReLU())),
+    "traced": lambda: torch.jit.trace(nn.Linear(3, 3), torch.zeros(2, 3)),
 }
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_a_copy_computes_as_the_module_does_and_shares_nothing(make):
     given = make().eval()  # a spectral norm changes its buffers in training
@@ -88,7 +96,7 @@ def test_a_copy_computes_as_the_module_does_and_shares_nothing(make):
     grads = [p.grad.clone() for p in given.parameters()]
     made = copy_of(given)
     assert all(torch.equal(p.grad, g) for p, g in zip(given.parameters(), grads, strict=True))
-    assert type(made) is type(given)
+    assert isinstance(made, (type(given), torch.jit.ScriptModule))
     assert_stands_for(made, given, x)
 
 
@@ -137,6 +145,17 @@ def doubled(function):
 
 def summed(weight):
     return lambda: 2 * weight.sum()
+
+
+class Same(nn.Linear):
+    def __deepcopy__(self, memo):
+        return self
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, nn.Sequential])
+def test_a_copy_that_is_the_original_is_refused(wrap):
+    with pytest.raises(es.UsageError, match=r"its deep copy holds the parameter '.*weight' of the"):
+        copy_of(wrap(Same(3, 3)))
 
 
 REFUSED = {

@@ -140,29 +140,55 @@ def test_trials_do_not_see_one_another_whatever_the_factory_shares(tmp_path, fac
     assert all(torch.equal(t, before[n]) for n, t in backbone.state_dict().items())
 
 
-def test_a_state_that_is_handed_out_again_is_copied_with_its_optimizer(tmp_path):
-    model = nn.Linear(1, 1)
-    before = model.weight.clone()
-    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-
-    def step(state, batch):
-        loss = evaluate(state, batch)
-        state["sgd"].zero_grad()
-        loss.backward()
-        state["sgd"].step()
-        return loss
-
+def owned(make_state):
     def evaluate(state, batch):
         return (state["model"](batch[0]) - batch[1]).square().mean()
 
-    def make_state(lr):
-        sgd.param_groups[0]["lr"] = lr
-        return {"model": model, "sgd": sgd}
+    def step(state, batch):
+        def closure():
+            state["optimizer"].zero_grad()
+            loss = evaluate(state, batch)
+            loss.backward()
+            return loss
+
+        return state["optimizer"].step(closure)
 
     plain = line_problem()
     parts = {"train": plain.train, "valid": plain.valid, "batch_size": 8}
-    problem = es.Problem.from_step(make_state, step, evaluate, **parts)
-    study = es.sweep(problem, [0.1, 0.01], steps=10, out=tmp_path)
+    return es.Problem.from_step(make_state, step, evaluate, **parts)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.LBFGS])
+def test_a_state_that_is_handed_out_again_is_copied_with_its_optimizer(tmp_path, kind):
+    model = nn.Linear(1, 1)
+    before = model.weight.clone()
+    optimizer = kind(model.parameters(), lr=0.1)
+
+    def make_state(lr):
+        optimizer.param_groups[0]["lr"] = lr
+        return {"model": model, "optimizer": optimizer}
+
+    def anew(lr):
+        same = nn.Linear(1, 1)
+        same.load_state_dict(model.state_dict())
+        return {"model": same, "optimizer": kind(same.parameters(), lr=lr)}
+
+    study = es.sweep(owned(make_state), [0.1, 0.01], steps=10, out=tmp_path / "same")
     assert torch.equal(model.weight, before)
-    assert not sgd.state
-    assert study.trials[0].loss[0] == study.trials[1].loss[0]
+    assert not optimizer.state
+    assert all(p.grad is None for p in model.parameters())
+    expected = es.sweep(owned(anew), [0.1, 0.01], steps=10, out=tmp_path / "anew")
+    for ours, theirs in zip(study.trials, expected.trials, strict=True):
+        assert ours.loss.tolist() == theirs.loss.tolist()
+
+
+def test_a_state_with_a_schedule_that_is_handed_out_again_is_refused(tmp_path):
+    model = nn.Linear(1, 1)
+
+    def make_state(lr):
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        return {"model": model, "optimizer": optimizer, "schedule": schedule}
+
+    with pytest.raises(es.UsageError, match=r"make_state hands out .* again .* build it anew"):
+        es.sweep(owned(make_state), [0.1], steps=10, out=tmp_path)

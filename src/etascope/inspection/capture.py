@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from etascope.inspection.backward import record_gradients
 from etascope.inspection.graph import Graph, Node
 from etascope.inspection.recorder import Recorder
 from etascope.plan import Plan
+from etascope.problems.copies import copied
 from etascope.problems.problem import Problem
 from etascope.randomness import seed_everything, undisturbed
 
@@ -188,6 +189,9 @@ def _copied(given: Any, made: dict[int, torch.Tensor] | None = None) -> Any:
         return {key: _copied(value, made) for key, value in given.items()}
     if type(given) in (tuple, list):
         return type(given)(_copied(value, made) for value in given)
+    if isinstance(given, nn.Module):
+        with suppress(UsageError):  # what refers to the original may do so in a picture
+            return copied(given, {"": given})
     try:
         return copy.deepcopy(given)
     except Exception as error:

@@ -110,8 +110,8 @@ class Adam(Optimizer):
         if any(p.is_complex() for p in group["params"]):
             self.param_groups.pop()
             raise UsageError(
-                "Adam takes real parameters only, and one of these is complex; pass its "
-                "torch.view_as_real instead."
+                "Adam takes real parameters only, and one of these is complex; use "
+                "torch.optim.Adam, or pass its torch.view_as_real instead."
             )
         group["t"] = t
 

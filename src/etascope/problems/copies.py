@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from etascope.errors import RAISED, UsageError
 from etascope.problems.contents import attributes_of
@@ -30,15 +31,17 @@ def copied(given: T, roots: Mapping[str, nn.Module]) -> T:
     """A deep copy of `given` that shares nothing with it.
 
     Args:
-        given: a module, or a structure that holds modules.
+        given: a module, or a dict of modules and of what trains them.
         roots: the modules in it, by name.
 
     Raises:
         UsageError: saying what of it cannot be copied and why; nothing is changed.
     """
+    others = given if isinstance(given, dict) else {}
     own = {id(part) for root in roots.values() for part in parts_of(root)}
+    own |= {id(part) for part in others.values()}
     memo: dict[int, Any] = {}
-    for place, value in _reachable(roots):
+    for place, value in _reachable(roots, others):
         if isinstance(value, torch.Tensor) and not value.is_leaf:
             memo[id(value)] = value.detach().clone()
         elif _points_past_a_copy(value, own):
@@ -47,12 +50,32 @@ def copied(given: T, roots: Mapping[str, nn.Module]) -> T:
                 "itself, so that a copy would compute with the weights of the original"
             )
     try:
-        made = copy.deepcopy(given, memo)
+        with torch.no_grad():  # or the copy of a scripted module hands its gradients back
+            for part in others.values():
+                if isinstance(part, Optimizer):
+                    _copy_optimizer(part, memo)
+            made = copy.deepcopy(given, memo)
     except RAISED as error:
         raise UsageError(_reason(roots, error)) from error
+    for root in roots.values():
+        _finish(memo.get(id(root), root), root)
     _carry_hooks(roots, memo)
     _tie(roots, memo)
     return made
+
+
+def _copy_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> None:
+    """Put a whole copy in `memo`: torch's own leaves out what is neither a group nor a state."""
+    made = memo[id(optimizer)] = object.__new__(type(optimizer))
+    vars(made).update(copy.deepcopy(vars(optimizer), memo))
+
+
+def _finish(made: nn.Module, given: nn.Module) -> None:
+    """Let the copy's parameters want gradients as the original's do; refuse one that is shared."""
+    for ours, (name, theirs) in zip(made.parameters(), given.named_parameters(), strict=True):
+        if ours is theirs and (made is given or theirs.requires_grad):
+            raise UsageError(f"its deep copy holds the parameter {name!r} of the original")
+        ours.requires_grad_(theirs.requires_grad)
 
 
 def parts_of(root: nn.Module) -> Iterator[nn.Module | torch.Tensor]:
@@ -84,12 +107,16 @@ def plain_attributes(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in _TREE}
 
 
-def _reachable(roots: Mapping[str, nn.Module]) -> Iterator[tuple[str, Any]]:
+def _reachable(
+    roots: Mapping[str, nn.Module], others: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
     """All that a copy reaches through attributes and containers, with the attribute's name."""
-    seen: set[int] = set()
+    seen = {id(module) for root in roots.values() for module in root.modules()}
+    for name, part in others.items():
+        yield from _inside(str(name), part, seen)
     for prefix, root in roots.items():
         for name, module in root.named_modules(prefix=prefix):
-            for key, value in plain_attributes(module).items():
+            for key, value in _state_of(module, plain_attributes(module)).items():
                 yield from _inside(f"{name}.{key}".lstrip("."), value, seen)
             for key, tensor in (*module._parameters.items(), *module._buffers.items()):
                 place = f"{name}.{key}".lstrip(".")
@@ -118,8 +145,22 @@ def _followed(value: Any) -> list[Any]:
     if isinstance(value, partial):
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, nn.Module):  # one that is kept in a list, say, and not registered
-        return [*vars(value).values()]
-    return list(attributes_of(value).values())
+        return list(_state_of(value, vars(value)).values())
+    return list(_state_of(value, attributes_of(value)).values())
+
+
+def _state_of(value: Any, attributes: dict[str, Any]) -> dict[str, Any]:
+    """The attributes that a copy takes over: a class may say which, and make the others anew."""
+    state_of = getattr(type(value), "__getstate__", None)
+    plain = state_of is getattr(object, "__getstate__", None)
+    if state_of is None or plain or isinstance(value, Optimizer):
+        return attributes
+    try:
+        state = state_of(value)
+    except RAISED:  # what copying it raises then is told with its name
+        return attributes
+    kept = state if isinstance(state, Mapping) else {}
+    return {name: item for name, item in attributes.items() if name in kept}
 
 
 def _points_past_a_copy(value: Any, own: set[int]) -> bool:
@@ -148,6 +189,8 @@ def _refers(value: Any, own: set[int], seen: set[int]) -> bool:
     if id(value) in seen:
         return False
     seen.add(id(value))
+    if isinstance(value, weakref.ReferenceType):
+        return id(value()) in own
     if id(value) in own or _closes_over(value, own, seen):
         return True
     if isinstance(value, (Mapping, list, tuple, set, MethodType, partial)):

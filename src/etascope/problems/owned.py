@@ -51,7 +51,9 @@ class Owned(nn.Module):
                     f"make_state gave a {type(part).__name__} as {name!r}, which has no "
                     "state_dict, so it cannot be paused; leave it out, or give it one"
                 )
-        modules = {str(name): part for name, part in state.items() if isinstance(part, nn.Module)}
+        modules = {
+            _module_name(name): part for name, part in state.items() if isinstance(part, nn.Module)
+        }
         if not modules:
             raise UsageError("make_state gave no nn.Module; its weights are what is trained")
         self.parts = nn.ModuleDict(modules).to(self._device)
@@ -62,6 +64,14 @@ class Owned(nn.Module):
         for name, part in self.state.items():
             if not isinstance(part, nn.Module):
                 yield name, part
+
+
+def _module_name(name: object) -> str:
+    """The name of a part under which a ModuleDict takes it: no dots, and none of its own names."""
+    plain = str(name).replace(".", "_")
+    return (
+        f"{plain}_" if not plain or hasattr(nn.ModuleDict, plain) or plain == "training" else plain
+    )
 
 
 class OwnOptimizer(Optimizer):
