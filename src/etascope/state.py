@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,7 +46,8 @@ class TrialState:
     """All that a trial needs to go on: where it is, and its tensors.
 
     `model` holds parameters and buffers by name, `extra` what modules keep beside them (their
-    `get_extra_state`), `optimizer` and `schedule` are state_dicts.
+    `get_extra_state`), `optimizer` and `schedule` are state_dicts, and `attributes` are the plain
+    attributes of modules and optimizer that have changed (see `etascope.attributes`).
     """
 
     step: int
@@ -56,6 +57,7 @@ class TrialState:
     extra: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     schedule: Mapping[str, Any] | None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def serialize(state: TrialState) -> list[memoryview]:
@@ -77,6 +79,7 @@ def serialize(state: TrialState) -> list[memoryview]:
         "extra": _flatten(dict(state.extra), tensors),
         "optimizer": _flatten(dict(state.optimizer), tensors),
         "schedule": _flatten(state.schedule and dict(state.schedule), tensors),
+        "attributes": _flatten(dict(state.attributes), tensors),
     }
     header: dict[str, Any] = {"__metadata__": {KEY: json.dumps(tree)}}
     parts, end = [], 0
@@ -114,6 +117,7 @@ def unpack(packed: Packed) -> TrialState:
             extra=_restore(tree["extra"], tensors),
             optimizer=_restore(tree["optimizer"], tensors),
             schedule=_restore(tree["schedule"], tensors),
+            attributes=_restore(tree.get("attributes", {"dict": []}), tensors),
         )
     except (KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"this is no state of a trial ({error})") from error

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from etascope.errors import UsageError
 from etascope.problems.batches import Batch
@@ -68,6 +69,20 @@ class Owned(nn.Module):
         for name, part in self.state.items():
             if not isinstance(part, nn.Module):
                 yield name, part
+
+
+def roots_of(model: nn.Module) -> dict[str, Any]:
+    """The modules of a model and the other parts of its state, by name.
+
+    A scheduler is none: its state_dict is all that it keeps.
+    """
+    roots: dict[str, Any] = {
+        f"model.{name}" if name else "model": module for name, module in model.named_modules()
+    }
+    if isinstance(model, Owned):
+        others = {f"state.{name}": part for name, part in model.others()}
+        roots |= {k: part for k, part in others.items() if not isinstance(part, LRScheduler)}
+    return roots
 
 
 class OwnOptimizer(Optimizer):

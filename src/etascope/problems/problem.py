@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,11 +15,13 @@ import torch
 from torch import nn
 
 from etascope.arguments import finite, whole
+from etascope.attributes import untouched
 from etascope.errors import UsageError
 from etascope.problems.batches import Batch, Source, examples_in, make_source, to_device
 from etascope.problems.layout import with_channels_last
-from etascope.problems.owned import Owned, loss_of, metric_of
-from etascope.randomness import seed_everything
+from etascope.problems.owned import Owned, loss_of, metric_of, roots_of
+from etascope.randomness import adopt, seed_everything
+from etascope.reach import ATOMS, reachable
 from etascope.records import Evaluation, Split
 
 
@@ -168,6 +171,18 @@ class Problem:
         assert isinstance(self.device, torch.device)
         return self.device
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Where the user's code and data hang, by name."""
+        parts = {"model": self.model, "loss": self.loss, "metric": self.metric}
+        return {**self.sources, **parts, "collate": self.collate}
+
+    def belongings(self) -> dict[int, Any]:
+        """What code and data of the user's keep outside of any trial, by identity."""
+        kinds = (types.FunctionType, type, tuple, frozenset, types.MethodType, partial)
+        found = (value for _, value in reachable(self.parts))
+        return {id(value): value for value in found if not isinstance(value, (*ATOMS, *kinds))}
+
     def make_model(self, seed: int) -> nn.Module:
         """A new model for `seed`, in the modes of training and on the device.
 
@@ -177,6 +192,7 @@ class Problem:
         Raises:
             UsageError: if it is no module.
         """
+        adopt(self, self.parts)
         seed_everything(self.torch_device, seed, "init")
         given = self.model if isinstance(self.model, nn.Module) else self.model()
         if not isinstance(given, nn.Module):
@@ -187,6 +203,7 @@ class Problem:
         model = copy.deepcopy(given).to(self.torch_device)
         if any(isinstance(m, nn.Conv2d) for m in model.modules()):
             model = with_channels_last(model)
+        adopt(model, {"model": model})
         # A part in evaluation mode was frozen on purpose; a whole model in it was saved like that.
         return model if any(m.training for m in model.modules()) else model.train()
 
@@ -263,7 +280,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Dropout off, no gradients, and one forward for the loss and the metric of a batch.
 
     In evaluation a model is a function of its input, so when the metric passes the tensor that
-    the loss just passed, the output is handed out again instead of being computed twice.
+    the loss just passed, the output is handed out again instead of being computed twice. What the
+    model counts, caches or updates meanwhile is put back: it is left as it was, bit for bit.
     """
     modes = [(module, module.training) for module in model.modules()]
     forward = model.forward
@@ -279,13 +297,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             last.extend((args[0], _versions(args[0], output), output))
         return output
 
-    model.eval()
-    try:
-        with torch.no_grad(), replaced_forward(model, forward_once):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with untouched(roots_of(model)):
+        model.eval()
+        try:
+            with torch.no_grad(), replaced_forward(model, forward_once):
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
 
 @contextmanager

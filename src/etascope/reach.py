@@ -1,0 +1,187 @@
+"""What code of the user's can reach: the objects that its functions close over, name or hold.
+
+A dataset's transforms, the variables around a loss, the globals that its code names, the attributes
+of all of them. Random generators of the user's own and state outside a trial are found by it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+MOST_OBJECTS = 50_000  # looked at in all; what holds more is data rather than code
+MOST_MEMBERS = 64  # of a container: what holds more holds many of one kind
+NAMED_IN = {"_parameters", "_buffers", "_modules"}  # dicts of a module that its names leave out
+HOOKS = frozenset(vars(nn.Module())) - NAMED_IN - {"training"}
+
+ATOMS = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, np.generic)
+_PLAIN_CLASSES = ("types", "argparse", "dataclasses", "collections")
+
+
+def reachable(roots: Mapping[str, object]) -> Iterator[tuple[str, Any]]:
+    """Every object that code can reach from `roots`, nearest first, each once, with its path.
+
+    A path reads as the user would write it: `train.dataset.calls`, `loss.counter` for a variable
+    that a function closes over, `package.module.COUNT` for a global. It is the same in every
+    process that holds the same objects.
+
+    >>> calls = {"seen": 3}
+    >>> dict(reachable({"loss": lambda: calls}))["loss.calls['seen']"]
+    3
+    """
+    waiting = deque(roots.items())
+    seen: dict[int, Any] = {}  # holds what it names, or an identity might be given out again
+    while waiting and len(seen) < MOST_OBJECTS:
+        path, value = waiting.popleft()
+        if not isinstance(value, ATOMS):
+            if id(value) in seen:
+                continue
+            seen[id(value)] = value
+            waiting.extend(_members(path, value))
+        yield path, value
+
+
+def _members(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """What an object holds, by path."""
+    if isinstance(value, types.FunctionType):
+        yield from _of_function(path, value)
+    elif isinstance(value, (types.MethodType, functools.partial)):
+        held = (
+            {"": value.__self__, " ": value.__func__}
+            if isinstance(value, types.MethodType)
+            else {"": value.func, **dict(enumerate(value.args)), **value.keywords}
+        )
+        for name, item in held.items():
+            yield f"{path}.{name}".rstrip(". "), item
+    elif isinstance(value, (staticmethod, classmethod)):
+        yield path, value.__func__
+    elif isinstance(value, property):
+        yield path, value.fget
+    elif isinstance(value, dict):
+        for key, item in _first(dict.items(value)):
+            yield f"{path}[{_short(key)}]", item
+    elif isinstance(value, (list, tuple, deque)):
+        for number, item in enumerate(_first(value)):
+            yield f"{path}[{number}]", item
+    elif isinstance(value, (set, frozenset)):
+        return  # holds what can be hashed, and in no order that another process would repeat
+    elif isinstance(value, types.GeneratorType):
+        for name, item in (value.gi_frame.f_locals if value.gi_frame else {}).items():
+            yield f"{path}.{name}", item
+    elif isinstance(value, type):
+        if not is_foreign(value.__module__):
+            for name, item in list(vars(value).items()):
+                if not name.startswith("__") or isinstance(item, types.FunctionType):
+                    yield f"{value.__module__}.{value.__qualname__}.{name}", item
+    elif not _is_code(value):
+        yield from _of_object(path, value)
+
+
+def _of_function(path: str, function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    if is_foreign(function.__module__ or ""):
+        return
+    names = function.__code__.co_freevars
+    for name, cell in zip(names, function.__closure__ or (), strict=True):
+        try:
+            yield f"{path}.{name}", cell.cell_contents
+        except ValueError:  # a variable that has no value yet
+            continue
+    for number, default in enumerate(function.__defaults__ or ()):
+        yield f"{path}.{number}", default
+    for name, default in (function.__kwdefaults__ or {}).items():
+        yield f"{path}.{name}", default
+    yield from ((f"{path}.{name}", item) for name, item in vars(function).items())
+    if is_ours(function.__module__ or ""):
+        return
+    for name in sorted(set(_names(function.__code__))):
+        item = function.__globals__.get(name)
+        if isinstance(item, types.ModuleType):
+            yield from _of_module(item, function.__code__)
+        elif name in function.__globals__:
+            yield f"{function.__module__}.{name}", item
+
+
+def _of_module(module: types.ModuleType, code: types.CodeType) -> Iterator[tuple[str, Any]]:
+    """The globals of another file that a function's code names."""
+    if is_foreign(module.__name__):
+        return
+    for name in sorted(set(_names(code))):
+        if name in vars(module) and not isinstance(vars(module)[name], types.ModuleType):
+            yield f"{module.__name__}.{name}", vars(module)[name]
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _of_object(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    kind = type(value)
+    top = kind.__module__.partition(".")[0]
+    if top in sys.stdlib_module_names and top not in _PLAIN_CLASSES:
+        return
+    if is_ours(kind.__module__):
+        for item in attributes_of(value).values():
+            yield path, item
+        return
+    for name, item in attributes_of(value).items():
+        if isinstance(value, nn.Module) and name in NAMED_IN:
+            yield from ((f"{path}.{key}", part) for key, part in list(item.items()))
+        elif not isinstance(value, nn.Module) or name not in HOOKS:
+            yield f"{path}.{name}", item
+        elif isinstance(item, dict):
+            yield from ((f"{path}.{name}", hook) for hook in list(item.values()))
+    yield path, kind
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """The attributes that an object itself holds, in its dict and in its slots."""
+    found = dict(getattr(value, "__dict__", None) or {})
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else tuple(slots):
+            member = vars(kind).get(name)
+            if isinstance(member, types.MemberDescriptorType):
+                try:
+                    found[name] = member.__get__(value)
+                except AttributeError:  # a slot without a value
+                    continue
+    return found
+
+
+def is_ours(module: str) -> bool:
+    """Whether a module is etascope's own."""
+    return module.partition(".")[0] == "etascope"
+
+
+@functools.cache
+def is_foreign(module: str) -> bool:
+    """Whether a module is a library's, whose code keeps no state of the user's."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names or top in ("torch", "numpy"):
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, (types.ModuleType, types.CodeType, types.MappingProxyType))
+
+
+def _first(values: Any) -> list[Any]:
+    """The first members of a container; a list, since the container may change meanwhile."""
+    return [item for item, _ in zip(values, range(MOST_MEMBERS), strict=False)]
+
+
+def _short(key: Any) -> str:
+    return repr(key)[:40] if isinstance(key, (str, int, float)) else type(key).__name__
