@@ -64,7 +64,7 @@ def seed_everything(device: torch.device, seed: int, name: str, index: int = 0) 
             _seed(own, stream(seed, f"{name} of {path}", index))
 
 
-def adopt(owner: object, roots: Mapping[str, object]) -> None:
+def adopt(owner: object, roots: Mapping[str, object]) -> bool:
     """Seed the generators that `roots` reach together with the global ones, from here on.
 
     They are given back as they were when `undisturbed`, inside which this is called, is left, and
@@ -73,7 +73,11 @@ def adopt(owner: object, roots: Mapping[str, object]) -> None:
     Args:
         owner: the problem, model or optimizer whose generators they are.
         roots: where to look for them, by name: see `etascope.reach.reachable`.
+
+    Returns:
+        Whether there are others than the last time.
     """
+    before = set(map(id, _ADOPTED.get(owner, {}).values()))
     found = {path: value for path, value in reachable(roots) if _is_own_generator(value)}
     for own in found.values():
         for level in _LEVELS:
@@ -82,16 +86,16 @@ def adopt(owner: object, roots: Mapping[str, object]) -> None:
         _ADOPTED[owner] = found
     else:
         _ADOPTED.pop(owner, None)
+    return bool(set(map(id, found.values())) - before)
 
 
-def adopted_states() -> dict[str, str]:
-    """The states of all adopted generators, by path: equal where the same was drawn."""
-    adopted = [item for found in list(_ADOPTED.values()) for item in found.items()]
-    return {path: repr(_listed(generator_state(own)[1])) for path, own in adopted}
-
-
-def _listed(state: Any) -> Any:
-    return state[1].tolist() if isinstance(state, list) else state
+def random_states() -> str:
+    """The states of the global and the adopted generators: equal where the same was drawn."""
+    adopted = [own for found in list(_ADOPTED.values()) for own in found.values()]
+    states = [generator_state(own)[1] for own in (random._inst, np.random.mtrand._rand, *adopted)]
+    told = [state[1].tolist() if isinstance(state, list) else state for state in states]
+    told.append(torch.get_rng_state().tolist())
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def is_generator(value: object) -> bool:
@@ -102,7 +106,7 @@ def is_generator(value: object) -> bool:
 
 def _is_own_generator(value: object) -> bool:
     """The same, and none of the global ones."""
-    ours = (random._inst, torch.default_generator, np.random.mtrand._rand)  # type: ignore[attr-defined]
+    ours = (random._inst, torch.default_generator, np.random.mtrand._rand)
     return is_generator(value) and not any(value is known for known in ours)
 
 
@@ -135,7 +139,7 @@ def generator_from(kind: str, state: Any) -> Any:
     if kind == "torch":
         own = torch.Generator(state[0])
     elif kind == "python":
-        own = random.Random()  # noqa: S311
+        own = random.Random()
     elif kind in ("legacy", "numpy") and state["bit_generator"] in BIT_GENERATORS:
         bits = getattr(np.random, state["bit_generator"])()
         own = np.random.RandomState(bits) if kind == "legacy" else np.random.Generator(bits)

@@ -7,10 +7,12 @@ of all of them. Random generators of the user's own and state outside a trial ar
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
 import sys
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 from torch import nn
 
 MOST_OBJECTS = 50_000  # looked at in all; what holds more is data rather than code
+SMALL = 1 << 16  # numbers in a tensor or array up to which its content is looked at
 MOST_MEMBERS = 64  # of a container: what holds more holds many of one kind
 NAMED_IN = {"_parameters", "_buffers", "_modules"}  # dicts of a module that its names leave out
 HOOKS = frozenset(vars(nn.Module())) - NAMED_IN - {"training"}
@@ -51,38 +54,52 @@ def reachable(roots: Mapping[str, object]) -> Iterator[tuple[str, Any]]:
 
 def _members(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     """What an object holds, by path."""
-    if isinstance(value, types.FunctionType):
-        yield from _of_function(path, value)
-    elif isinstance(value, (types.MethodType, functools.partial)):
-        held = (
-            {"": value.__self__, " ": value.__func__}
-            if isinstance(value, types.MethodType)
-            else {"": value.func, **dict(enumerate(value.args)), **value.keywords}
-        )
-        for name, item in held.items():
-            yield f"{path}.{name}".rstrip(". "), item
-    elif isinstance(value, (staticmethod, classmethod)):
-        yield path, value.__func__
-    elif isinstance(value, property):
-        yield path, value.fget
-    elif isinstance(value, dict):
-        for key, item in _first(dict.items(value)):
-            yield f"{path}[{_short(key)}]", item
-    elif isinstance(value, (list, tuple, deque)):
-        for number, item in enumerate(_first(value)):
-            yield f"{path}[{number}]", item
-    elif isinstance(value, (set, frozenset)):
-        return  # holds what can be hashed, and in no order that another process would repeat
-    elif isinstance(value, types.GeneratorType):
-        for name, item in (value.gi_frame.f_locals if value.gi_frame else {}).items():
-            yield f"{path}.{name}", item
-    elif isinstance(value, type):
-        if not is_foreign(value.__module__):
-            for name, item in list(vars(value).items()):
-                if not name.startswith("__") or isinstance(item, types.FunctionType):
-                    yield f"{value.__module__}.{value.__qualname__}.{name}", item
-    elif not _is_code(value):
-        yield from _of_object(path, value)
+    for kinds, members in _MEMBERS:
+        if isinstance(value, kinds):
+            return members(path, value)
+    return _of_object(path, value)
+
+
+def _of_method(path: str, value: types.MethodType) -> Iterator[tuple[str, Any]]:
+    yield path, value.__self__
+    yield path, value.__func__
+
+
+def _of_partial(path: str, value: functools.partial[Any]) -> Iterator[tuple[str, Any]]:
+    yield path, value.func
+    for name, item in (*enumerate(value.args), *value.keywords.items()):
+        yield f"{path}.{name}", item
+
+
+def _of_wrapper(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    yield path, value.fget if isinstance(value, property) else value.__func__
+
+
+def _of_dict(path: str, value: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    for key, item in _first(dict.items(value)):
+        yield f"{path}[{_short(key)}]", item
+
+
+def _of_sequence(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    for number, item in enumerate(_first(value)):
+        yield f"{path}[{number}]", item
+
+
+def _of_nothing(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The members of a set have no order that another process would repeat."""
+    return iter(())
+
+
+def _of_generator(path: str, value: types.GeneratorType[Any, Any, Any]) -> Iterator[Any]:
+    for name, item in (value.gi_frame.f_locals if value.gi_frame else {}).items():
+        yield f"{path}.{name}", item
+
+
+def _of_class(path: str, value: type) -> Iterator[tuple[str, Any]]:
+    if not is_foreign(value.__module__):
+        for name, item in list(vars(value).items()):
+            if not name.startswith("__") or isinstance(item, types.FunctionType):
+                yield f"{value.__module__}.{value.__qualname__}.{name}", item
 
 
 def _of_function(path: str, function: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -127,6 +144,8 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 def _of_object(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     kind = type(value)
+    if hasattr(value, "cache_info"):  # a function that keeps its results
+        yield path, value.__wrapped__
     top = kind.__module__.partition(".")[0]
     if top in sys.stdlib_module_names and top not in _PLAIN_CLASSES:
         return
@@ -144,19 +163,46 @@ def _of_object(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     yield path, kind
 
 
+def print_of(value: Any) -> str | None:
+    """What an object looks like from outside, to tell whether it changed; None for code."""
+    for kinds, shown in _PRINTS:
+        if isinstance(value, kinds):
+            return shown(value)
+    return str(value.cache_info()) if hasattr(value, "cache_info") else None
+
+
 def attributes_of(value: Any) -> dict[str, Any]:
     """The attributes that an object itself holds, in its dict and in its slots."""
     found = dict(getattr(value, "__dict__", None) or {})
-    for kind in type(value).__mro__:
-        slots = vars(kind).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else tuple(slots):
-            member = vars(kind).get(name)
-            if isinstance(member, types.MemberDescriptorType):
-                try:
-                    found[name] = member.__get__(value)
-                except AttributeError:  # a slot without a value
-                    continue
+    kind: Any = type(value)
+    for name, member in _slots(kind):
+        try:
+            found[name] = member.__get__(value)
+        except AttributeError:  # a slot without a value
+            continue
     return found
+
+
+@functools.lru_cache(4096)
+def _slots(kind: type) -> tuple[tuple[str, types.MemberDescriptorType], ...]:
+    found = []
+    for base in kind.__mro__:
+        slots = vars(base).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else tuple(slots):
+            member = vars(base).get(name)
+            if isinstance(member, types.MemberDescriptorType):
+                found.append((name, member))
+    return tuple(found)
+
+
+def _array_print(value: np.ndarray[Any, Any]) -> str:
+    small = value.size < SMALL and not value.dtype.hasobject
+    return f"{value.shape} {hash(value.tobytes()) if small else ''}"
+
+
+def _tensor_print(value: torch.Tensor) -> str:
+    small = value.numel() < SMALL and value.layout is torch.strided and not value.is_meta
+    return f"{tuple(value.shape)} {value._version} {value.double().norm() if small else ''}"
 
 
 def is_ours(module: str) -> bool:
@@ -174,10 +220,6 @@ def is_foreign(module: str) -> bool:
     return "site-packages" in file or "dist-packages" in file
 
 
-def _is_code(value: Any) -> bool:
-    return isinstance(value, (types.ModuleType, types.CodeType, types.MappingProxyType))
-
-
 def _first(values: Any) -> list[Any]:
     """The first members of a container; a list, since the container may change meanwhile."""
     return [item for item, _ in zip(values, range(MOST_MEMBERS), strict=False)]
@@ -185,3 +227,24 @@ def _first(values: Any) -> list[Any]:
 
 def _short(key: Any) -> str:
     return repr(key)[:40] if isinstance(key, (str, int, float)) else type(key).__name__
+
+
+_MEMBERS: tuple[tuple[Any, Callable[[str, Any], Iterator[tuple[str, Any]]]], ...] = (
+    (types.FunctionType, _of_function),
+    (types.MethodType, _of_method),
+    (functools.partial, _of_partial),
+    ((staticmethod, classmethod, property), _of_wrapper),
+    (dict, _of_dict),
+    ((list, tuple, deque), _of_sequence),
+    ((set, frozenset, types.ModuleType, types.CodeType, types.MappingProxyType), _of_nothing),
+    (types.GeneratorType, _of_generator),
+    (type, _of_class),
+)
+_PRINTS: tuple[tuple[Any, Callable[[Any], str]], ...] = (
+    (torch.Tensor, _tensor_print),
+    (np.ndarray, _array_print),
+    ((*ATOMS[:-2], np.generic, itertools.count), lambda value: repr(value)[:200]),
+    ((list, tuple, dict, set, frozenset, deque), lambda value: f"{len(value)} members"),
+    (types.GeneratorType, lambda value: f"at {value.gi_frame and value.gi_frame.f_lasti}"),
+    (Iterator, lambda value: f"{operator.length_hint(value, -1)} left"),
+)

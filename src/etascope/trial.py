@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from etascope.attributes import Attributes
+from etascope.attributes.kept import Attributes
 from etascope.diagnosis.signals import all_finite, first_non_finite
 from etascope.errors import RAISED, text_of
 from etascope.plan import Plan
@@ -116,9 +116,7 @@ class Trial:
             if self.step == target and notes.failure is None:
                 self._evaluate(notes)
         except RAISED as error:  # user code ends its own trial only
-            notes.failure = Failure(
-                self.step, "exception", None, text_of(error), REMEDY_EXCEPTION
-            )
+            notes.failure = Failure(self.step, "exception", None, text_of(error), REMEDY_EXCEPTION)
         return Burst(
             trial=self.id,
             start=start,
@@ -152,6 +150,10 @@ class Trial:
             attributes=self._attributes.changed()[0],
         )
 
+    def lost(self) -> list[str]:
+        """The attributes that have changed and that no state can hold, by name."""
+        return self._attributes.changed()[1]
+
     # Building and restoring -------------------------------------------------------------------
 
     def _build(self) -> None:
@@ -160,7 +162,8 @@ class Trial:
         self._schedule = self.plan.make_schedule(self._optimizer)
         adopt(self, {"optimizer": self._optimizer, "schedule": self.plan.schedule})
         roots = {**roots_of(model), "optimizer": self._optimizer}
-        self._attributes = Attributes(roots, self.problem.belongings())
+        parts = {**self.problem.parts, "optimizer": self.plan.optimizer}
+        self._attributes = Attributes(roots, parts)
         if self._state is not None:
             self._restore(model, self._state)
             self._state = None

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from contextlib import suppress
-from typing import NamedTuple
-
-import torch
-
 from etascope.engines.base import Engine
 from etascope.engines.crew import Crew
 from etascope.engines.processes import ProcessesEngine
@@ -19,35 +12,8 @@ from etascope.environment import usable_cores
 from etascope.errors import UsageError
 from etascope.plan import ENGINES, Plan
 from etascope.problems.problem import Problem
-from etascope.records import TrialId
-from etascope.trial import Trial
 
 WORTH_STARTING = 10.0  # seconds of work below which starting workers takes longer than it saves
-
-
-class Rehearsal(NamedTuple):
-    """What a step costs here, and how large a state is after it."""
-
-    step_seconds: float
-    state_bytes: int
-
-
-def rehearse(problem: Problem, plan: Plan, trial: TrialId) -> Rehearsal:
-    """Train a trial for three steps, time the last two, and forget it.
-
-    What goes wrong here is left to the checks and to the study, which can tell it better.
-    """
-    ticks: list[float] = []
-    rehearsal = Trial(problem, plan, trial)
-    with suppress(Exception):
-        rehearsal.advance(
-            plan.steps + 1,  # never reached, so nothing is evaluated
-            tick=lambda *_: ticks.append(time.perf_counter()),
-            stopping=lambda: len(ticks) >= min(3, plan.steps),
-        )
-        seconds = (ticks[-1] - ticks[0]) / max(1, len(ticks) - 1)
-        return Rehearsal(seconds, _bytes(vars(rehearsal.state())))
-    return Rehearsal(0.0, 0)
 
 
 def recruit(name: str, problem: Problem, workers: int | None, trials: int, seconds: float) -> Crew:
@@ -120,12 +86,3 @@ def _automatic(
         return ProcessesEngine(problem, plan, crew), "the default on a CPU"
     except UsageError as error:
         return SerialEngine(problem, plan), f"chosen because {error}"
-
-
-def _bytes(value: object) -> int:
-    """The memory of all tensors in a structure."""
-    if isinstance(value, torch.Tensor):
-        return value.nbytes
-    if isinstance(value, Mapping):
-        return sum(map(_bytes, value.values()))
-    return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0

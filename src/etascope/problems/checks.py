@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from etascope.errors import RAISED, EtascopeError, UsageError
+from etascope.errors import RAISED, EtascopeError, UsageError, text_of
 from etascope.problems.batches import Batch, examples_in, tensors_of
 from etascope.problems.chance import find_chance
 from etascope.problems.problem import Problem, evaluating
@@ -111,8 +111,7 @@ def named(part: str, remedy: str = "") -> Iterator[None]:
     except EtascopeError:
         raise
     except RAISED as error:
-        text = " ".join(str(error).split())[:300]
-        raise UsageError(f"the {part} raised {type(error).__name__}: {text}{remedy}") from error
+        raise UsageError(f"the {part} raised {text_of(error, 300)}{remedy}") from error
 
 
 def _on_cpu(problem: Problem) -> bool:
@@ -135,6 +134,8 @@ def _first_batch(problem: Problem, split: str) -> Batch:
         seed_everything(problem.torch_device, 0, "batch")
         source = problem.batches(0, 0) if split == "train" else problem.held_out("valid")
         batch = next(iter(source), None)
+        if problem.adopt_generators():  # made with the first batch: drawn again, now seeded
+            return _first_batch(problem, split)
     if batch is None:
         raise UsageError(f"{split} gives no batch")
     return batch

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import copy
 import math
-import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from etascope.arguments import finite, whole
-from etascope.attributes import untouched
+from etascope.attributes.untouched import untouched
 from etascope.errors import UsageError
 from etascope.problems.batches import Batch, Source, examples_in, make_source, to_device
 from etascope.problems.layout import with_channels_last
 from etascope.problems.owned import Owned, loss_of, metric_of, roots_of
 from etascope.randomness import adopt, seed_everything
-from etascope.reach import ATOMS, reachable
 from etascope.records import Evaluation, Split
+
+# The splits that have been drawn from in this process, so that generators made late are known.
+_LOOKED_AT: WeakKeyDictionary[Problem, set[str]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,14 +176,18 @@ class Problem:
     @property
     def parts(self) -> dict[str, Any]:
         """Where the user's code and data hang, by name."""
-        parts = {"model": self.model, "loss": self.loss, "metric": self.metric}
-        return {**self.sources, **parts, "collate": self.collate}
+        code = {"model": self.model, "loss": self.loss, "metric": self.metric}
+        return {str(name): source for name, source in self.sources.items()} | {
+            **code,
+            "collate": self.collate,
+        }
 
-    def belongings(self) -> dict[int, Any]:
-        """What code and data of the user's keep outside of any trial, by identity."""
-        kinds = (types.FunctionType, type, tuple, frozenset, types.MethodType, partial)
-        found = (value for _, value in reachable(self.parts))
-        return {id(value): value for value in found if not isinstance(value, (*ATOMS, *kinds))}
+    def adopt_generators(self) -> bool:
+        """Seed the random generators of the user's own with torch's; whether there are new ones.
+
+        Call it inside `undisturbed`.
+        """
+        return adopt(self, self.parts)
 
     def make_model(self, seed: int) -> nn.Module:
         """A new model for `seed`, in the modes of training and on the device.
@@ -192,7 +198,7 @@ class Problem:
         Raises:
             UsageError: if it is no module.
         """
-        adopt(self, self.parts)
+        self.adopt_generators()
         seed_everything(self.torch_device, seed, "init")
         given = self.model if isinstance(self.model, nn.Module) else self.model()
         if not isinstance(given, nn.Module):
@@ -231,7 +237,7 @@ class Problem:
         losses: list[float] = []
         sizes: list[int] = []
         values: list[torch.Tensor] = []
-        seed_everything(self.torch_device, 0, "evaluation")
+        self._begin_evaluation(split)
         with evaluating(model):
             for batch in self.held_out(split, examples):
                 sizes.append(examples_in(batch))
@@ -250,6 +256,15 @@ class Problem:
             correct=int(metric.sum()) if metric is not None and binary else None,
             batch_losses=tuple(losses),
         )
+
+    def _begin_evaluation(self, split: Split) -> None:
+        """Seed everything for an evaluation, and for the first one what its data makes with it."""
+        seed_everything(self.torch_device, 0, "evaluation")
+        if split not in (looked := _LOOKED_AT.setdefault(self, set())):
+            looked.add(split)
+            next(self.held_out(split), None)
+            self.adopt_generators()
+            seed_everything(self.torch_device, 0, "evaluation")
 
     def measure(self, model: nn.Module, batch: Batch, examples: int) -> torch.Tensor:
         """The metric of a batch as one float64 value per example; a scalar stands for each."""

@@ -1,0 +1,262 @@
+"""The rehearsal: a few steps of one trial, in one go and with a pause, before anything is trained.
+
+It times a step, and it finds what would make two trials differ for another reason than the rate.
+One training is done twice: once undisturbed, once with probes, an evaluation and a pause through
+the bytes of a state, after batches of another seed were drawn. Batches, losses, weights and
+evaluations must be equal. Where they are not, a third training, like the first, tells whether
+something outside the trial changes from run to run or the pause has lost something, and what has
+changed meanwhile is named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from etascope.attributes.painter import digest
+from etascope.errors import RAISED, StudyError, UsageError
+from etascope.plan import Plan
+from etascope.problems.batches import Batch, tensors_of
+from etascope.problems.problem import Problem
+from etascope.problems.stream import BatchStream, Place
+from etascope.randomness import random_states, undisturbed
+from etascope.reach import print_of, reachable
+from etascope.records import Evaluation, TrialId
+from etascope.state import TrialState, pack, unpack
+from etascope.trial import Trial
+
+STEPS = 4  # of each run; a pause is in the middle
+BATCHES = 2  # held-out batches that are evaluated
+ROUNDING = 1e-2  # of a loss or a weight on an accelerator, whose sums have no fixed order
+NAMES = 3  # that a message lists at most
+
+
+class Rehearsal(NamedTuple):
+    """What a step costs here, and how large a state is after it."""
+
+    step_seconds: float
+    state_bytes: int
+
+
+def rehearse(problem: Problem, plan: Plan, trial: TrialId) -> Rehearsal:
+    """Train a few steps of a trial, again with a pause, and forget them.
+
+    A run that fails is left to the checks and to the study, which can tell it better.
+
+    Raises:
+        UsageError: if the two differ; it names what changes outside the trial or gets lost.
+    """
+    count = min(STEPS, plan.steps)
+    before = _outside(problem, plan)
+    first = _train(problem, plan, trial, count)
+    between = _outside(problem, plan)
+    if first is None:
+        return Rehearsal(0.0, 0)
+    rehearsal = Rehearsal(first.step_seconds, first.state_bytes)
+    _draw_others(problem, plan, trial.seed + 1)
+    second = _train(problem, plan, trial, count, pause=count // 2)
+    difference = None if second is None else first.difference(second)
+    if second is None or difference is None:
+        return rehearsal
+    third = _train(problem, plan, trial, count)
+    repeated = None if third is None else first.difference(third)
+    changed = [path for path, shown in between.items() if before.get(path) != shown]
+    if repeated is not None:
+        raise UsageError(_outside_message(repeated, changed))
+    raise UsageError(_lost_message(difference, [*second.lost, *changed]))
+
+
+class _Run(NamedTuple):
+    """What a few steps of a trial came to."""
+
+    drawn: list[Any]
+    losses: list[float]
+    weights: dict[str, torch.Tensor]
+    evaluations: list[Evaluation]
+    kept: str
+    lost: list[str]
+    step_seconds: float
+    state_bytes: int
+    exact: bool
+
+    def difference(self, other: _Run) -> str | None:
+        """The first thing by which two runs differ."""
+        if self.drawn != other.drawn:
+            return "training batches"
+        if not all(map(self._close, self.losses, other.losses)):
+            return "training loss"
+        if self.weights.keys() != other.weights.keys() or not all(
+            self._equal(tensor, other.weights[name]) for name, tensor in self.weights.items()
+        ):
+            return "weights or buffers"
+        if not self._agree([*self.evaluations, *other.evaluations]):
+            return "held-out loss or metric"
+        return "state of the optimizer" if self.exact and self.kept != other.kept else None
+
+    def _agree(self, evaluations: list[Evaluation]) -> bool:
+        first = evaluations[0]
+        return all(
+            self._close(first.loss, e.loss) and self._close(first.metric or 0.0, e.metric or 0.0)
+            for e in evaluations
+        )
+
+    def _close(self, ours: float, theirs: float) -> bool:
+        if self.exact or not math.isfinite(ours):
+            return ours == theirs or (math.isnan(ours) and math.isnan(theirs))
+        return math.isclose(ours, theirs, rel_tol=ROUNDING)
+
+    def _equal(self, ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+            return False
+        if self.exact or not ours.is_floating_point():
+            return not self.exact or digest(ours) == digest(theirs)
+        return bool((ours - theirs).norm() <= ROUNDING * (1e-6 + ours.norm()))
+
+
+class _Recorded(BatchStream):
+    """A stream of batches that notes what it gave, and what was drawn for it."""
+
+    def __init__(self, problem: Problem, seed: int, count: int) -> None:
+        super().__init__(problem, seed, count)
+        self.drawn: list[Any] = []
+
+    def take(self, step: int, place: Place) -> tuple[list[Batch], Place]:
+        """The batches of a step: see `BatchStream.take`."""
+        given = super().take(step, place)
+        # A dataset that keeps what it once drew draws less the second time.
+        self.drawn.append(([digest(t) for t in tensors_of(given[0])], random_states()))
+        return given
+
+
+class _Quiet(Trial):
+    """A trial without probes."""
+
+    def _probe(self, model: nn.Module, batch: Batch, notes: Any) -> float | None:
+        return None
+
+
+def _train(problem: Problem, plan: Plan, trial: TrialId, count: int, pause: int = 0) -> _Run | None:
+    """The first steps of a trial; None if it fails. With a pause, it is also probed throughout."""
+    stream = _Recorded(problem, trial.seed, plan.accumulate)
+    ticks: list[float] = []
+    losses: list[float] = []
+    state: TrialState | None = None
+    evaluations: list[Evaluation] = []
+    busy = replace(plan, probe_every=1) if pause else plan
+    for stop in (pause, count) if pause else (count,):
+        made = (Trial if pause else _Quiet)(problem, busy, trial, state, stream)
+        burst = made.advance(
+            plan.steps + 1,  # never reached: this is no rung
+            tick=lambda *_: ticks.append(perf_counter()),
+            stopping=lambda made=made, stop=stop: made.step >= stop,  # type: ignore[misc]
+        )
+        if burst.failure is not None:
+            return None
+        losses += burst.loss
+        try:
+            evaluations = _evaluate(problem, made)
+        except RAISED:
+            return None
+        try:
+            state = unpack(pack(made.state()))
+        except StudyError as error:  # found now, and not when a rung is reached
+            raise UsageError(str(error)) from error
+    assert state is not None
+    return _Run(
+        drawn=stream.drawn,
+        losses=losses,
+        weights=dict(state.model),
+        evaluations=evaluations,
+        kept=repr(_shown([state.optimizer, state.schedule, state.extra])),
+        lost=made.lost(),
+        step_seconds=(ticks[-1] - ticks[0]) / max(1, len(ticks) - 1),
+        state_bytes=_bytes(vars(state)),
+        exact=problem.torch_device.type == "cpu",
+    )
+
+
+def _evaluate(problem: Problem, trial: Trial) -> list[Evaluation]:
+    """Two evaluations of the same weights."""
+    limit = (BATCHES - 1) * problem.batch_size + 1
+    with undisturbed(problem.torch_device), trial.precision():
+        return [problem.evaluate(trial.model, "valid", trial.step, limit) for _ in range(2)]
+
+
+def _draw_others(problem: Problem, plan: Plan, seed: int) -> None:
+    """Draw batches of another seed, so that what was drawn before can be seen to matter."""
+    with undisturbed(problem.torch_device):
+        try:
+            BatchStream(problem, seed, plan.accumulate).take(0, (0, 0))
+        except RAISED:  # the study can tell it better
+            return
+
+
+def _shown(value: Any) -> Any:
+    """A structure with digests in the place of its tensors."""
+    if isinstance(value, torch.Tensor):
+        return digest(value)
+    if isinstance(value, Mapping):
+        return [(_shown(k), _shown(v)) for k, v in value.items()]
+    return [*map(_shown, value)] if isinstance(value, (list, tuple)) else value
+
+
+def _bytes(value: object) -> int:
+    """The memory of all tensors in a structure."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_bytes, value.values()))
+    return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0
+
+
+# What changes outside of a trial --------------------------------------------------------------
+
+
+def _outside(problem: Problem, plan: Plan) -> dict[str, str]:
+    """What the user's code can reach, as it looks now, by path."""
+    parts = {**problem.parts, "optimizer": plan.optimizer, "schedule": plan.schedule}
+    shown = ((path, print_of(value)) for path, value in reachable(parts))
+    return {path: text for path, text in shown if text is not None}
+
+
+def _named(paths: list[str]) -> str:
+    names = [f"`{path}`" for path in dict.fromkeys(paths)]
+    more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+    return ", ".join(names[:NAMES]) + more
+
+
+def _outside_message(what: str, changed: list[str]) -> str:
+    data = [path for path in changed if path.startswith(("train", "valid", "collate"))]
+    names = _named((data if what == "training batches" else changed) or changed)
+    why = (
+        f"{names} changes from one to the next"
+        if names
+        else "nothing that changes was found in your objects, so look for generators made anew in "
+        "each call, the clock, files, or state inside a library"
+    )
+    if what == "training batches":
+        return (
+            "the training batches of a seed are others when they are drawn again, so rates would "
+            f"not be compared on the same data: {why}; make an example a function of its index and "
+            "of generators of torch, numpy or random that are kept"
+        )
+    return (
+        f"the same training gave another {what} when it was repeated, for another reason than the "
+        f"rate: {why}; keep such a value in the model, as an attribute or a buffer"
+    )
+
+
+def _lost_message(what: str, lost: list[str]) -> str:
+    names = _named(lost)
+    why = f"{names} cannot be saved with it" if names else "what got lost was not found"
+    return (
+        f"a training that was paused and evaluated on its way gave another {what} than one that "
+        f"was not: {why}; keep numbers, tensors, lists and dicts of them as attributes of the "
+        "model or the optimizer, which are saved"
+    )
