@@ -20,11 +20,13 @@ import torch
 from torch import nn
 
 MOST_OBJECTS = 50_000  # looked at in all; what holds more is data rather than code
+MOST_NAMES = 3  # that a message lists
 SMALL = 1 << 16  # numbers in a tensor or array up to which its content is looked at
 MOST_MEMBERS = 64  # of a container: what holds more holds many of one kind
 NAMED_IN = {"_parameters", "_buffers", "_modules"}  # dicts of a module that its names leave out
 HOOKS = frozenset(vars(nn.Module())) - NAMED_IN - {"training"}
 
+_LOOKS = itertools.count()
 ATOMS = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, np.generic)
 _PLAIN_CLASSES = ("types", "argparse", "dataclasses", "collections")
 
@@ -163,6 +165,23 @@ def _of_object(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     yield path, kind
 
 
+def prints_of(roots: Mapping[str, object]) -> dict[str, str]:
+    """What all that code can reach looks like now, by path: see `reachable` and `print_of`."""
+    prints = ((path, print_of(value)) for path, value in reachable(roots))
+    return {path: shown for path, shown in prints if shown is not None}
+
+
+def names_of(changed: list[str]) -> str:
+    """Paths as a list in prose, without those below another one; empty where there are none."""
+    known = list(dict.fromkeys(changed))
+    apart = [
+        p for p in known if not any(p != q and p.startswith((f"{q}.", f"{q}[")) for q in known)
+    ]
+    names = [f"`{path}`" for path in apart[:MOST_NAMES]]
+    more = f" and {len(apart) - MOST_NAMES} more" if len(apart) > MOST_NAMES else ""
+    return ", ".join(names) + more
+
+
 def print_of(value: Any) -> str | None:
     """What an object looks like from outside, to tell whether it changed; None for code."""
     for kinds, shown in _PRINTS:
@@ -203,6 +222,12 @@ def _array_print(value: np.ndarray[Any, Any]) -> str:
 def _tensor_print(value: torch.Tensor) -> str:
     small = value.numel() < SMALL and value.layout is torch.strided and not value.is_meta
     return f"{tuple(value.shape)} {value._version} {value.double().norm() if small else ''}"
+
+
+def _iterator_print(value: Iterator[Any]) -> str:
+    """How much is left; another text each time where nobody can tell."""
+    left = operator.length_hint(value, -1)
+    return f"{left} left" if left >= 0 else f"look {next(_LOOKS)}"
 
 
 def is_ours(module: str) -> bool:
@@ -246,5 +271,5 @@ _PRINTS: tuple[tuple[Any, Callable[[Any], str]], ...] = (
     ((*ATOMS[:-2], np.generic, itertools.count), lambda value: repr(value)[:200]),
     ((list, tuple, dict, set, frozenset, deque), lambda value: f"{len(value)} members"),
     (types.GeneratorType, lambda value: f"at {value.gi_frame and value.gi_frame.f_lasti}"),
-    (Iterator, lambda value: f"{operator.length_hint(value, -1)} left"),
+    (Iterator, _iterator_print),
 )

@@ -11,7 +11,7 @@ changed meanwhile is named.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -26,15 +26,19 @@ from etascope.problems.batches import Batch, tensors_of
 from etascope.problems.problem import Problem
 from etascope.problems.stream import BatchStream, Place
 from etascope.randomness import random_states, undisturbed
-from etascope.reach import print_of, reachable
+from etascope.reach import names_of, prints_of, reachable
 from etascope.records import Evaluation, TrialId
 from etascope.state import TrialState, pack, unpack
 from etascope.trial import Trial
 
 STEPS = 4  # of each run; a pause is in the middle
-BATCHES = 2  # held-out batches that are evaluated
+HELD_OUT = 2  # held-out batches that are evaluated
+BATCHES = "training batches"
 ROUNDING = 1e-2  # of a loss or a weight on an accelerator, whose sums have no fixed order
-NAMES = 3  # that a message lists at most
+NOTHING = (
+    "something that was not found (the clock, a file, a generator made anew in each call, the "
+    "state of a library)"
+)
 
 
 class Rehearsal(NamedTuple):
@@ -55,18 +59,30 @@ def rehearse(problem: Problem, plan: Plan, trial: TrialId) -> Rehearsal:
     count = min(STEPS, plan.steps)
     before = _outside(problem, plan)
     first = _train(problem, plan, trial, count)
-    between = _outside(problem, plan)
+    after = _outside(problem, plan)
     if first is None:
         return Rehearsal(0.0, 0)
-    rehearsal = Rehearsal(first.step_seconds, first.state_bytes)
+    changed = [path for path, shown in after.items() if before.get(path) != shown]
     _draw_others(problem, plan, trial.seed + 1)
     second = _train(problem, plan, trial, count, pause=count // 2)
-    difference = None if second is None else first.difference(second)
-    if second is None or difference is None:
-        return rehearsal
-    third = _train(problem, plan, trial, count)
+    if second is not None:
+        _compare(first, second, lambda: _train(problem, plan, trial, count), changed)
+    return Rehearsal(first.step_seconds, first.state_bytes)
+
+
+def _compare(
+    first: _Run, second: _Run, repeat: Callable[[], _Run | None], changed: list[str]
+) -> None:
+    """Raise UsageError where two runs differ, and say why."""
+    if not first.agree(first.evaluations):
+        raise UsageError(_evaluation_message([*first.lost, *changed]))
+    difference = first.difference(second)
+    if difference == BATCHES:
+        raise UsageError(_data_message(changed))
+    if difference is None:
+        return
+    third = repeat()
     repeated = None if third is None else first.difference(third)
-    changed = [path for path, shown in between.items() if before.get(path) != shown]
     if repeated is not None:
         raise UsageError(_outside_message(repeated, changed))
     raise UsageError(_lost_message(difference, [*second.lost, *changed]))
@@ -88,18 +104,19 @@ class _Run(NamedTuple):
     def difference(self, other: _Run) -> str | None:
         """The first thing by which two runs differ."""
         if self.drawn != other.drawn:
-            return "training batches"
+            return BATCHES
         if not all(map(self._close, self.losses, other.losses)):
             return "training loss"
         if self.weights.keys() != other.weights.keys() or not all(
             self._equal(tensor, other.weights[name]) for name, tensor in self.weights.items()
         ):
             return "weights or buffers"
-        if not self._agree([*self.evaluations, *other.evaluations]):
+        if not self.agree([*self.evaluations, *other.evaluations]):
             return "held-out loss or metric"
         return "state of the optimizer" if self.exact and self.kept != other.kept else None
 
-    def _agree(self, evaluations: list[Evaluation]) -> bool:
+    def agree(self, evaluations: list[Evaluation]) -> bool:
+        """Whether evaluations gave the same."""
         first = evaluations[0]
         return all(
             self._close(first.loss, e.loss) and self._close(first.metric or 0.0, e.metric or 0.0)
@@ -174,7 +191,7 @@ def _train(problem: Problem, plan: Plan, trial: TrialId, count: int, pause: int 
         weights=dict(state.model),
         evaluations=evaluations,
         kept=repr(_shown([state.optimizer, state.schedule, state.extra])),
-        lost=made.lost(),
+        lost=[*made.lost(), *_iterators(made.model)],
         step_seconds=(ticks[-1] - ticks[0]) / max(1, len(ticks) - 1),
         state_bytes=_bytes(vars(state)),
         exact=problem.torch_device.type == "cpu",
@@ -183,7 +200,7 @@ def _train(problem: Problem, plan: Plan, trial: TrialId, count: int, pause: int 
 
 def _evaluate(problem: Problem, trial: Trial) -> list[Evaluation]:
     """Two evaluations of the same weights."""
-    limit = (BATCHES - 1) * problem.batch_size + 1
+    limit = (HELD_OUT - 1) * problem.batch_size + 1
     with undisturbed(problem.torch_device), trial.precision():
         return [problem.evaluate(trial.model, "valid", trial.step, limit) for _ in range(2)]
 
@@ -215,48 +232,48 @@ def _bytes(value: object) -> int:
     return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0
 
 
+def _iterators(model: nn.Module) -> list[str]:
+    """What of a model goes on by itself and cannot go back."""
+    return [path for path, value in reachable({"model": model}) if isinstance(value, Iterator)]
+
+
 # What changes outside of a trial --------------------------------------------------------------
 
 
 def _outside(problem: Problem, plan: Plan) -> dict[str, str]:
     """What the user's code can reach, as it looks now, by path."""
-    parts = {**problem.parts, "optimizer": plan.optimizer, "schedule": plan.schedule}
-    shown = ((path, print_of(value)) for path, value in reachable(parts))
-    return {path: text for path, text in shown if text is not None}
+    return prints_of({**problem.parts, "optimizer": plan.optimizer, "schedule": plan.schedule})
 
 
-def _named(paths: list[str]) -> str:
-    names = [f"`{path}`" for path in dict.fromkeys(paths)]
-    more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
-    return ", ".join(names[:NAMES]) + more
+def _data_message(changed: list[str]) -> str:
+    own = [path for path in changed if path.startswith(("train", "collate"))]
+    return (
+        "train gives other batches when they are drawn again, so rates would not be compared on "
+        f"the same data: {names_of(own or changed) or NOTHING} changes with what was drawn before; "
+        "make an example a function of its index and of generators of torch, numpy or random that "
+        "are kept"
+    )
 
 
 def _outside_message(what: str, changed: list[str]) -> str:
-    data = [path for path in changed if path.startswith(("train", "valid", "collate"))]
-    names = _named((data if what == "training batches" else changed) or changed)
-    why = (
-        f"{names} changes from one to the next"
-        if names
-        else "nothing that changes was found in your objects, so look for generators made anew in "
-        "each call, the clock, files, or state inside a library"
-    )
-    if what == "training batches":
-        return (
-            "the training batches of a seed are others when they are drawn again, so rates would "
-            f"not be compared on the same data: {why}; make an example a function of its index and "
-            "of generators of torch, numpy or random that are kept"
-        )
     return (
-        f"the same training gave another {what} when it was repeated, for another reason than the "
-        f"rate: {why}; keep such a value in the model, as an attribute or a buffer"
+        f"a training that is repeated differs in its {what}, so rates would differ for another "
+        f"reason than the rate: {names_of(changed) or NOTHING} changes from run to run outside the "
+        "model; keep it in the model, as an attribute or a buffer"
+    )
+
+
+def _evaluation_message(changed: list[str]) -> str:
+    return (
+        "two evaluations of the same weights differ in their loss or metric: "
+        f"{names_of(changed) or NOTHING} changes with an evaluation and cannot be put back; keep "
+        "numbers, tensors, lists and dicts of them in the model, which are"
     )
 
 
 def _lost_message(what: str, lost: list[str]) -> str:
-    names = _named(lost)
-    why = f"{names} cannot be saved with it" if names else "what got lost was not found"
     return (
-        f"a training that was paused and evaluated on its way gave another {what} than one that "
-        f"was not: {why}; keep numbers, tensors, lists and dicts of them as attributes of the "
-        "model or the optimizer, which are saved"
+        f"a training that is paused and evaluated on its way differs in its {what} from one that "
+        f"is not: {names_of(lost) or NOTHING} is lost with a pause; keep numbers, tensors, lists and "
+        "dicts of them as attributes of the model or the optimizer, which are saved"
     )

@@ -21,6 +21,7 @@ from etascope.problems.batches import Batch, examples_in, tensors_of
 from etascope.problems.chance import find_chance
 from etascope.problems.problem import Problem, evaluating
 from etascope.randomness import seed_everything, undisturbed
+from etascope.reach import names_of, prints_of
 from etascope.records import ProblemFacts
 
 
@@ -57,6 +58,7 @@ def check_parts(problem: Problem) -> Parts:
             )
         batch = _first_batch(problem, "train")
         with named("loss"):
+            before = prints_of(problem.parts)
             first = _loss(problem, model, batch)
             began = time.perf_counter()
             second = _loss(problem, again, batch)
@@ -66,9 +68,12 @@ def check_parts(problem: Problem) -> Parts:
                 f"the loss of the untrained model is {first!r}; check the data and the loss"
             )
         if not math.isclose(first, second, rel_tol=0 if _on_cpu(problem) else 1e-4):
+            after = prints_of(problem.parts).items()
+            names = names_of([path for path, shown in after if before.get(path) != shown])
             raise UsageError(
                 f"the loss gave {first!r} and then {second!r} for the same weights, batch and "
-                "seed; make it a function of (model, batch) and torch's generators alone"
+                f"seed{names and f', while {names} changed'}; make it a function of (model, batch) "
+                "and torch's generators alone"
             )
         held_out = _first_batch(problem, "valid")
         if problem.metric is not None:
