@@ -274,6 +274,6 @@ def _evaluation_message(changed: list[str]) -> str:
 def _lost_message(what: str, lost: list[str]) -> str:
     return (
         f"a training that is paused and evaluated on its way differs in its {what} from one that "
-        f"is not: {names_of(lost) or NOTHING} is lost with a pause; keep numbers, tensors, lists and "
-        "dicts of them as attributes of the model or the optimizer, which are saved"
+        f"is not: {names_of(lost) or NOTHING} is lost with a pause; keep numbers, tensors, lists "
+        "and dicts of them as attributes of the model or the optimizer, which are saved"
     )
