@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from etascope.arguments import check_out, items, positive, whole
-from etascope.engines.choice import recruit, rehearse
+from etascope.engines.choice import recruit
 from etascope.errors import UsageError
 from etascope.factories import check_factories, lr_course
 from etascope.journal import Journal
@@ -20,6 +20,7 @@ from etascope.problems.owned import own_step
 from etascope.problems.problem import Problem
 from etascope.problems.registry import get_problem
 from etascope.records import TrialId
+from etascope.rehearsal import rehearse
 from etascope.search.board import Rules
 from etascope.search.finding import Finding, chance_score, follow
 from etascope.search.grid import targets_of

@@ -7,6 +7,20 @@ RAISED = (Exception, SystemExit)
 """What code of the user's may raise: `sys.exit()` in it ends its own trial too, not the study."""
 
 
+def text_of(error: BaseException, limit: int = 500) -> str:
+    """An exception as one line, `Type: what it says`, whatever its own methods do.
+
+    >>> text_of(ValueError("two   words"))
+    'ValueError: two words'
+    """
+    try:
+        said = str(error)[: 20 * limit]  # it may be megabytes
+    except RAISED as cause:  # its __str__ is code of the user's too
+        said = f"(reading its text raised {type(cause).__name__})"
+    line = f"{type(error).__name__}: {said}".encode("utf-8", "backslashreplace").decode()
+    return " ".join(line.split())[:limit]
+
+
 class EtascopeError(Exception):
     """The base of every error that etascope raises on purpose."""
 

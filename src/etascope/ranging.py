@@ -13,6 +13,7 @@ from etascope.problems.checks import check_parts
 from etascope.problems.problem import Problem
 from etascope.problems.registry import get_problem
 from etascope.records import TrialId
+from etascope.rehearsal import rehearse
 from etascope.search.range_test import RangeTest, read_range_test
 from etascope.trial import Trial
 
@@ -100,6 +101,7 @@ def range_test(
     chosen = check_seeds(seeds)
     problem = check_parts(problem, plan.skip_unusable).problem
     check_factories(problem, plan, low)
+    rehearse(problem, plan, TrialId(low, min(chosen)))
     losses = []
     for seed in chosen:
         trial = Trial(problem, plan, TrialId(low, seed))

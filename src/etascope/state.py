@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -57,8 +57,9 @@ class TrialState:
     """All that a trial needs to go on: where it is, and its tensors.
 
     `model` holds parameters and buffers by name, `extra` what modules keep beside them (their
-    `get_extra_state`), `optimizer` and `schedule` are state_dicts. `skipped` counts the draws of a
-    step's batches that could not be used.
+    `get_extra_state`), `optimizer` and `schedule` are state_dicts, and `attributes` are the plain
+    attributes of modules and optimizer that have changed (see `etascope.attributes`). `skipped`
+    counts the draws of a step's batches that could not be used.
     """
 
     step: int
@@ -68,6 +69,7 @@ class TrialState:
     extra: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     schedule: Mapping[str, Any] | None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
     skipped: int = 0
 
 
@@ -91,6 +93,7 @@ def serialize(state: TrialState) -> list[memoryview]:
         "extra": _flatten(dict(state.extra), tensors),
         "optimizer": _flatten(dict(state.optimizer), tensors),
         "schedule": _flatten(state.schedule and dict(state.schedule), tensors),
+        "attributes": _flatten(dict(state.attributes), tensors),
     }
     header: dict[str, Any] = {"__metadata__": {KEY: json.dumps(tree)}}
     parts, end = [], 0
@@ -128,6 +131,7 @@ def unpack(packed: Packed) -> TrialState:
             extra=_restore(tree["extra"], tensors),
             optimizer=_restore(tree["optimizer"], tensors),
             schedule=_restore(tree["schedule"], tensors),
+            attributes=_restore(tree.get("attributes", {"dict": []}), tensors),
             skipped=int(tree.get("skipped", 0)),
         )
     except (KeyError, TypeError, RuntimeError, SafetensorError) as error:

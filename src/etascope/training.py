@@ -13,13 +13,14 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from etascope.checkpoints import Checkpoints
 from etascope.engines.base import Engine, Work
-from etascope.engines.choice import Rehearsal, choose_engine
+from etascope.engines.choice import choose_engine
 from etascope.engines.crew import Crew
 from etascope.environment import size
 from etascope.journal import Journal
 from etascope.plan import Plan
 from etascope.problems.problem import Problem
 from etascope.records import Burst, TrialId
+from etascope.rehearsal import Rehearsal
 from etascope.search.board import Rules
 from etascope.search.grid import remaining
 from etascope.state import Packed

@@ -3,8 +3,8 @@
 Step `t` draws its dropout masks from the stream `(seed, "step", t)` and batch `b` is drawn under
 `(seed, "batch", b)`, so a trial that was paused and restored goes on exactly as one that was not.
 Between bursts nothing of the process is held: global random state, thread count and flags are the
-caller's again. What a module keeps as a plain Python attribute is not part of a state: keep it in
-a buffer, or give it to `get_extra_state`.
+caller's again. What modules and optimizer keep as plain attributes is part of a state as soon as it
+changes, and generators of the user's own are set to the same streams as the global ones.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,14 +20,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from etascope.attributes.kept import Attributes
 from etascope.diagnosis.signals import all_finite, first_non_finite
-from etascope.errors import RAISED
+from etascope.errors import RAISED, text_of
 from etascope.plan import Plan
 from etascope.problems.contents import Batch
 from etascope.problems.control import LOOKED_AT, Control, finite_gradient
+from etascope.problems.owned import roots_of
 from etascope.problems.problem import Problem, evaluating
 from etascope.problems.stream import BatchStream, Place
-from etascope.randomness import seed_everything, undisturbed
+from etascope.randomness import adopt, seed_everything, undisturbed
 from etascope.records import Burst, Evaluation, Failure, TrialId
 from etascope.state import TrialState
 
@@ -118,8 +120,7 @@ class Trial:
             if self.step == target and notes.failure is None:
                 self._evaluate(notes)
         except RAISED as error:  # user code ends its own trial only
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-            notes.failure = Failure(self.step, "exception", None, text, REMEDY_EXCEPTION)
+            notes.failure = Failure(self.step, "exception", None, text_of(error), REMEDY_EXCEPTION)
         return Burst(
             trial=self.id,
             start=start,
@@ -152,7 +153,12 @@ class Trial:
             extra={name: module.get_extra_state() for name, module in with_extra_state(model)},
             optimizer=self._optimizer.state_dict(),
             schedule=None if self._schedule is None else self._schedule.state_dict(),
+            attributes=self._attributes.changed()[0],
         )
+
+    def lost(self) -> list[str]:
+        """The attributes that have changed and that no state can hold, by name."""
+        return self._attributes.changed()[1]
 
     # Building and restoring -------------------------------------------------------------------
 
@@ -160,12 +166,17 @@ class Trial:
         model = self.problem.make_model(self.id.seed)
         self._optimizer = self.plan.make_optimizer(model, self.id.lr)
         self._schedule = self.plan.make_schedule(self._optimizer)
+        adopt(self, {"optimizer": self._optimizer, "schedule": self.plan.schedule})
+        roots = {**roots_of(model), "optimizer": self._optimizer}
+        parts = {**self.problem.parts, "optimizer": self.plan.optimizer}
+        self._attributes = Attributes(roots, parts)
         if self._state is not None:
             self._restore(model, self._state)
             self._state = None
         self._model = model
 
     def _restore(self, model: nn.Module, state: TrialState) -> None:
+        _register(model, state.model)
         with torch.no_grad():
             for name, tensor in _tensors(model):
                 saved = state.model[name]
@@ -178,6 +189,7 @@ class Trial:
         self._optimizer.load_state_dict(_cloned(dict(state.optimizer)))
         if self._schedule is not None and state.schedule is not None:
             self._schedule.load_state_dict(_cloned(dict(state.schedule)))
+        self._attributes.restore(state.attributes)
 
     # Training ---------------------------------------------------------------------------------
 
@@ -340,6 +352,20 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter and buffer once; buffers that state_dict leaves out are among them."""
     yield from model.named_parameters()
     yield from model.named_buffers()
+
+
+def _register(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
+    """Give the model the buffers that were saved and no other: one may come or go in training."""
+    for name in dict(model.named_buffers()).keys() - saved.keys():
+        owner, _, key = name.rpartition(".")
+        model.get_submodule(owner)._buffers[key] = None
+    for name in saved.keys() - dict(_tensors(model)).keys():
+        owner, _, key = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if key in module._parameters:
+            module._parameters[key] = nn.Parameter(saved[name].clone())
+        else:
+            module._buffers[key] = saved[name].clone()
 
 
 def with_extra_state(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

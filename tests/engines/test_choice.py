@@ -7,13 +7,14 @@ import torch
 from small import blobs_problem, children, line_problem
 
 import etascope as es
-from etascope.engines.choice import choose_engine, recruit, rehearse
+from etascope.engines.choice import choose_engine, recruit
 from etascope.engines.crew import Crew
 from etascope.engines.processes import ProcessesEngine
 from etascope.engines.serial import SerialEngine
 from etascope.environment import usable_cores
 from etascope.plan import Plan
 from etascope.records import TrialId
+from etascope.rehearsal import rehearse
 from etascope.state import pack
 from etascope.trial import Trial
 

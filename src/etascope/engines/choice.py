@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
-from typing import NamedTuple
-
 from etascope.engines.base import Engine
 from etascope.engines.crew import Crew
 from etascope.engines.processes import ProcessesEngine
@@ -13,48 +9,11 @@ from etascope.engines.ray import RayEngine
 from etascope.engines.serial import SerialEngine
 from etascope.engines.stacked import StackedEngine
 from etascope.environment import usable_cores
-from etascope.errors import StudyError, UsageError
+from etascope.errors import UsageError
 from etascope.plan import ENGINES, Plan
 from etascope.problems.problem import Problem
-from etascope.records import TrialId
-from etascope.state import serialize
-from etascope.trial import Trial
 
 WORTH_STARTING = 10.0  # seconds of work below which starting workers takes longer than it saves
-
-
-class Rehearsal(NamedTuple):
-    """What a step costs here, and how large a state is after it."""
-
-    step_seconds: float
-    state_bytes: int
-
-
-def rehearse(problem: Problem, plan: Plan, trial: TrialId) -> Rehearsal:
-    """Train a trial for three steps, time the last two, and forget it.
-
-    What goes wrong in them is left to the checks and to the study, which can tell it better.
-
-    Raises:
-        UsageError: if what the trial keeps then cannot be saved.
-    """
-    ticks: list[float] = []
-    rehearsal, state = Trial(problem, plan, trial), None
-    with suppress(Exception):
-        rehearsal.advance(
-            plan.steps + 1,  # never reached, so nothing is evaluated
-            tick=lambda *_: ticks.append(time.perf_counter()),
-            stopping=lambda: len(ticks) >= min(3, plan.steps),
-        )
-        seconds = (ticks[-1] - ticks[0]) / max(1, len(ticks) - 1)
-        state = rehearsal.state()
-    if state is None:
-        return Rehearsal(0.0, 0)
-    try:
-        parts = serialize(state)
-    except StudyError as error:
-        raise UsageError(str(error)) from error
-    return Rehearsal(seconds, sum(part.nbytes for part in parts))
 
 
 def recruit(name: str, problem: Problem, workers: int | None, trials: int, seconds: float) -> Crew:

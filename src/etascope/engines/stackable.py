@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from etascope.attributes.kept import Attributes
 from etascope.engines.stack import Stack
-from etascope.errors import RAISED
+from etascope.errors import RAISED, text_of
 from etascope.plan import Plan
 from etascope.problems.contents import Batch, tensors_of
+from etascope.problems.owned import roots_of
 from etascope.problems.problem import Problem
 from etascope.problems.stream import BatchStream
 from etascope.randomness import undisturbed
@@ -40,8 +42,7 @@ def obstacle(problem: Problem, plan: Plan) -> str | None:
 
 def in_short(error: BaseException) -> str:
     """The first sentence of an error."""
-    text = " ".join(str(error).split()).split(". ")[0]
-    return f"{type(error).__name__}: {text[:160]}"
+    return text_of(error).split(". ")[0][:200]
 
 
 def _compare(problem: Problem, plan: Plan) -> str | None:
@@ -54,13 +55,13 @@ def _compare(problem: Problem, plan: Plan) -> str | None:
         return "its first step fails"
     _stretch(trials[1].model)
     buffers = [[b.clone() for b in trial.model.buffers()] for trial in trials]
-    attributes = _attributes(trials[0].model)
+    kept = Attributes(roots_of(trials[0].model), problem.parts)
     plain = [_outcome(trial, trial.backpropagate(batches)) for trial in trials]
     if _versions(batches) != given:
         return "its loss or metric changes the batch in place"
-    kept = _kept_elsewhere(trials[0].model, attributes)
-    if kept is not None:
-        return kept
+    elsewhere = _kept_elsewhere(trials[0].model, kept)
+    if elsewhere is not None:
+        return elsewhere
     for trial, before in zip(trials, buffers, strict=True):
         for buffer, value in zip(trial.model.buffers(), before, strict=True):
             buffer.copy_(value)
@@ -69,13 +70,13 @@ def _compare(problem: Problem, plan: Plan) -> str | None:
     return _disagreement(stacked, plain, _tolerance(problem, plan, trials[0].model))
 
 
-def _kept_elsewhere(model: nn.Module, before: dict[str, Any]) -> str | None:
+def _kept_elsewhere(model: nn.Module, before: Attributes) -> str | None:
     """What of a model is neither parameter nor buffer and yet its own: a stack has one for all."""
     for name, _ in with_extra_state(model):
         return f"{name or 'the model'} keeps a state that is no tensor"
-    for name, value in _attributes(model).items():
-        if before.get(name, before) is not value:
-            return f"a step changes {name}, which is no buffer"
+    changed, lost = before.changed()
+    for path in (*changed, *lost):
+        return f"a step changes {path.removeprefix('model.')}, which is no buffer"
     return None
 
 
@@ -115,16 +116,6 @@ def _stretch(model: nn.Module) -> None:
         for p in model.parameters():
             if p.is_floating_point():
                 p.mul_(STRETCH)
-
-
-def _attributes(model: nn.Module) -> dict[str, Any]:
-    """What the modules keep as plain attributes."""
-    return {
-        f"{name}.{key}".lstrip("."): value
-        for name, module in model.named_modules()
-        for key, value in vars(module).items()
-        if key not in ("_parameters", "_buffers", "_modules")
-    }
 
 
 def _close(

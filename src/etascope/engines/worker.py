@@ -49,13 +49,14 @@ def main() -> None:
     with suppress(EOFError):
         _spare_the_compiler()
         from etascope.engines.handover import receive_problem
+        from etascope.errors import text_of
 
         try:
             problem, plan = receive_problem(connection)
         except EOFError:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
-            connection.send(("broken", f"{type(error).__name__}: {error}"))
+            connection.send(("broken", text_of(error)))
             return
         connection.send(("ready",))
         _serve(connection, problem, plan)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import UninitializedParameter
 from torch.optim import Optimizer
 
-from etascope.errors import RAISED, EtascopeError, UsageError
+from etascope.errors import RAISED, EtascopeError, UsageError, text_of
 from etascope.inspection.backward import record_gradients
 from etascope.inspection.graph import Graph, Node
 from etascope.inspection.recorder import Recorder
@@ -252,4 +252,4 @@ def _told(what: str) -> Iterator[None]:
 
 
 def _sentence(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return text_of(error, 300)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from etascope.errors import RAISED, EtascopeError, UsageError
+from etascope.errors import RAISED, EtascopeError, UsageError, text_of
 from etascope.problems.bound import check_bound
 from etascope.problems.broadcasting import check_shapes
 from etascope.problems.chance import find_chance
@@ -31,6 +31,7 @@ from etascope.problems.mistakes import remedy, where
 from etascope.problems.problem import Problem, evaluating
 from etascope.problems.tensors import numbers_of
 from etascope.randomness import seed_everything, undisturbed
+from etascope.reach import names_of, prints_of
 from etascope.records import Chance, ProblemFacts
 
 
@@ -75,6 +76,7 @@ def check_parts(problem: Problem, skip_unusable: bool = False) -> Parts:
             )
         batch = _first_batch(problem)
         with named("loss", _remedy(problem, "loss", model, batch)):
+            before = prints_of(problem.parts)
             first = _loss(problem, model, batch)
         flaw = flaw_of(model, first)
         if flaw is not None:
@@ -87,9 +89,12 @@ def check_parts(problem: Problem, skip_unusable: bool = False) -> Parts:
             second = _loss(problem, again, batch)
             seconds = time.perf_counter() - began
         if not math.isclose(first, second, rel_tol=0 if _on_cpu(problem) else 1e-4):
+            after = prints_of(problem.parts).items()
+            names = names_of([path for path, shown in after if before.get(path) != shown])
             raise UsageError(
                 f"the loss gave {first!r} and then {second!r} for the same weights, batch and "
-                "seed; make it a function of (model, batch) and torch's generators alone"
+                f"seed{names and f', while {names} changed'}; make it a function of (model, batch) "
+                "and torch's generators alone"
             )
         check_bound(problem, again, batch, second)
         held_out, examples = _first_held_out(problem)
@@ -164,11 +169,9 @@ def named(part: str, remedy: str | Callable[[], str] = "") -> Iterator[None]:
     except EtascopeError:
         raise
     except RAISED as error:
-        text = " ".join(str(error).split())[:300].rstrip(".")
+        text = text_of(error, 300).rstrip(".")
         tail = remedy if isinstance(remedy, str) else remedy()
-        raise UsageError(
-            f"the {part} raised {type(error).__name__}: {text}{where(error)}{tail}"
-        ) from error
+        raise UsageError(f"the {part} raised {text}{where(error)}{tail}") from error
 
 
 def _check_kinds(problem: Problem) -> None:
@@ -234,6 +237,8 @@ def _first_held_out(problem: Problem) -> tuple[Batch, int]:
     with named("valid data"):
         seed_everything(problem.torch_device, 0, "batch")
         batch, examples = next(problem.counted("valid"), (None, None))
+        if problem.adopt_generators():  # made with the first batch: drawn again, now seeded
+            return _first_held_out(problem)
     if examples is None:
         raise UsageError("valid gives no batch")
     return batch, examples
@@ -243,6 +248,8 @@ def _first_batch(problem: Problem) -> Batch:
     with named("train data"):
         seed_everything(problem.torch_device, 0, "batch")
         batch = next(problem.batches(0, 0), None)
+        if problem.adopt_generators():  # made with the first batch: drawn again, now seeded
+            return _first_batch(problem)
     if batch is None:
         raise UsageError("train gives no batch")
     return batch

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from etascope.errors import UsageError
 from etascope.problems.contents import Batch
@@ -72,6 +73,20 @@ def _module_name(name: object) -> str:
     return (
         f"{plain}_" if not plain or hasattr(nn.ModuleDict, plain) or plain == "training" else plain
     )
+
+
+def roots_of(model: nn.Module) -> dict[str, Any]:
+    """The modules of a model and the other parts of its state, by name.
+
+    A scheduler is none: its state_dict is all that it keeps.
+    """
+    roots: dict[str, Any] = {
+        f"model.{name}" if name else "model": module for name, module in model.named_modules()
+    }
+    if isinstance(model, Owned):
+        others = {f"state.{name}": part for name, part in model.others()}
+        roots |= {k: part for k, part in others.items() if not isinstance(part, LRScheduler)}
+    return roots
 
 
 class OwnOptimizer(Optimizer):

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from etascope.arguments import finite, whole
+from etascope.attributes.untouched import untouched
 from etascope.errors import UsageError
 from etascope.problems.batches import Counted, IndexedSource, Source, make_source
 from etascope.problems.contents import Batch, examples_in, to_device
@@ -20,9 +22,12 @@ from etascope.problems.copies import copied, tied_by_memory
 from etascope.problems.cutting import is_mean_over_examples
 from etascope.problems.layout import with_channels_last
 from etascope.problems.making import Maker
-from etascope.problems.owned import Owned, loss_of, metric_of
-from etascope.randomness import seed_everything
+from etascope.problems.owned import Owned, loss_of, metric_of, roots_of
+from etascope.randomness import adopt, seed_everything
 from etascope.records import Evaluation, Split
+
+# The splits that have been drawn from in this process, so that generators made late are known.
+_LOOKED_AT: WeakKeyDictionary[Problem, set[str]] = WeakKeyDictionary()
 
 
 class Score(NamedTuple):
@@ -193,6 +198,22 @@ class Problem:
         assert isinstance(self.device, torch.device)
         return self.device
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Where the user's code and data hang, by name."""
+        code = {"model": self.model, "loss": self.loss, "metric": self.metric}
+        return {str(name): source for name, source in self.sources.items()} | {
+            **code,
+            "collate": self.collate,
+        }
+
+    def adopt_generators(self) -> bool:
+        """Seed the random generators of the user's own with torch's; whether there are new ones.
+
+        Call it inside `undisturbed`.
+        """
+        return adopt(self, self.parts)
+
     def make_model(self, seed: int) -> nn.Module:
         """A new model for `seed`, in the modes of training and on the device.
 
@@ -203,6 +224,7 @@ class Problem:
         Raises:
             UsageError: if it is no module, or cannot be copied.
         """
+        self.adopt_generators()
         seeded = partial(seed_everything, self.torch_device, seed, "init")
         model: object
         if self.maker is None:
@@ -219,6 +241,7 @@ class Problem:
         model = model.to(self.torch_device)
         if any(isinstance(m, nn.Conv2d) for m in model.modules()) and not tied_by_memory(model):
             model = with_channels_last(model)  # which would untie what shares its memory
+        adopt(model, {"model": model})
         # A part in evaluation mode was frozen on purpose; a whole model in it was saved like that.
         return model if any(m.training for m in model.modules()) else model.train()
 
@@ -301,6 +324,7 @@ class Problem:
 
         It draws from a stream of its own and leaves the model as it was.
         """
+        self._begin_evaluation(split)
         scores = list(self.scores(model, self.counted(split, examples)))
         losses, sizes = [s.loss for s in scores], [s.examples for s in scores]
         values = [s.values for s in scores if s.values is not None]
@@ -327,6 +351,15 @@ class Problem:
                 loss = float(self.loss(model, batch))
                 measured = None if self.metric is None else self.measure(model, batch, examples)
                 yield Score(examples, loss, measured)
+
+    def _begin_evaluation(self, split: Split) -> None:
+        """Seed everything for an evaluation, and for the first one what its data makes with it."""
+        seed_everything(self.torch_device, 0, "evaluation")
+        if split not in (looked := _LOOKED_AT.setdefault(self, set())):
+            looked.add(split)
+            next(self.held_out(split), None)
+            self.adopt_generators()
+            seed_everything(self.torch_device, 0, "evaluation")
 
     def measure(self, model: nn.Module, batch: Batch, examples: int) -> torch.Tensor:
         """The metric of a batch as one float64 value per example; a scalar stands for each."""
@@ -358,7 +391,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Dropout off, no gradients, and one forward for the loss and the metric of a batch.
 
     In evaluation a model is a function of its input, so when the metric passes the tensor that
-    the loss just passed, the output is handed out again instead of being computed twice.
+    the loss just passed, the output is handed out again instead of being computed twice. What the
+    model counts, caches or updates meanwhile is put back: it is left as it was, bit for bit.
     """
     modes = [(module, module.training) for module in model.modules()]
     forward = model.forward
@@ -374,13 +408,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             last.extend((args[0], _versions(args[0], output), output))
         return output
 
-    model.eval()
-    try:
-        with torch.no_grad(), replaced_forward(model, forward_once):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with untouched(roots_of(model)):
+        model.eval()
+        try:
+            with torch.no_grad(), replaced_forward(model, forward_once):
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from etascope.errors import EtascopeError, UsageError
+from etascope.errors import EtascopeError, UsageError, text_of
 from etascope.problems.problem import Problem
 
 
@@ -165,8 +165,7 @@ def _named(part: str) -> Iterator[None]:
             'if __name__ == "__main__"'
         ) from error
     except Exception as error:
-        text = " ".join(str(error).split())[:300]
-        raise UsageError(f"{part} raised {type(error).__name__}: {text}") from error
+        raise UsageError(f"{part} raised {text_of(error, 300)}") from error
 
 
 def _subject_of(

@@ -26,6 +26,7 @@ class BatchStream:
         self._drawn = self._epoch = self._position = 0
         self._batches: Iterator[Batch] | None = None
         self._held: tuple[int, list[Batch] | Exception | SystemExit] | None = None
+        self._begun = False
 
     def take(self, step: int, place: Place) -> tuple[list[Batch], Place]:
         """The batches of a step that begins at `place`, and the place after them.
@@ -41,6 +42,11 @@ class BatchStream:
                 self._seek(step * self._count, *place)
             try:
                 self._held = step, [self._draw() for _ in range(self._count)]
+                if not self._begun and self._problem.adopt_generators():
+                    # A dataset made its generator with the first batch: once more, now seeded.
+                    self._seek(step * self._count, *place)
+                    self._held = step, [self._draw() for _ in range(self._count)]
+                self._begun = True
             except RAISED as error:  # told to everyone who asks
                 self._held = step, error
         batches = self._held[1]
