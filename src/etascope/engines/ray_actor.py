@@ -18,6 +18,7 @@ import torch
 import etascope
 from etascope.engines.base import Done, Work, train
 from etascope.engines.handover import lay_out, unpickle_problem
+from etascope.engines.witness import Witness
 from etascope.errors import EtascopeError
 from etascope.records import Burst, TrialId
 
@@ -46,11 +47,16 @@ class Actor:
     Args:
         parts: what `join` made of the parts of the problem.
         places: where each of them is in it.
+        witness: what the problem is where it comes from.
         versions: of the packages that decide what a trial gives.
     """
 
     def __init__(
-        self, parts: np.ndarray, places: Sequence[tuple[int, int]], versions: dict[str, str]
+        self,
+        parts: np.ndarray,
+        places: Sequence[tuple[int, int]],
+        witness: Witness,
+        versions: dict[str, str],
     ) -> None:
         for name, version in VERSIONS.items():
             if version != versions[name]:
@@ -60,7 +66,7 @@ class Actor:
                 )
         self._memory = parts
         protect(parts)
-        self._problem, self._plan = unpickle_problem(split(parts, places))
+        self._problem, self._plan = unpickle_problem(split(parts, places), witness)
         self._running: Iterator[Done] = iter(())
         self._stop = threading.Event()
         self._seen: Seen | None = None
@@ -104,13 +110,17 @@ def as_array(data: bytes | memoryview | None) -> np.ndarray | None:
     return None if data is None else np.frombuffer(data, np.uint8)
 
 
-def join(parts: Sequence[memoryview]) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """The parts in one array, with a page of nothing around them, and the place of each."""
-    places, end = lay_out(parts, start=mmap.PAGESIZE)
-    whole = np.zeros(end + mmap.PAGESIZE, np.uint8)
-    for part, (offset, length) in zip(parts, places, strict=True):
-        whole[offset : offset + length] = np.frombuffer(part, np.uint8) if length else 0
-    return whole, places
+def join(parts: Sequence[memoryview]) -> tuple[np.ndarray, list[tuple[int, int]], int]:
+    """Put the parts of a problem into one array, with a page of nothing around them.
+
+    Returns:
+        The array, the place of each part in it, and how many bytes of them there are.
+    """
+    layout = lay_out(parts, start=mmap.PAGESIZE)
+    whole = np.zeros(layout.end + mmap.PAGESIZE, np.uint8)
+    for offset, piece in layout.pieces:
+        whole[offset : offset + piece.nbytes] = np.frombuffer(piece, np.uint8)
+    return whole, layout.places, layout.written_bytes
 
 
 def split(whole: np.ndarray, places: Sequence[tuple[int, int]]) -> Iterator[memoryview]:

@@ -48,14 +48,19 @@ def main() -> None:
     os.set_inheritable(connection.fileno(), False)
     with suppress(EOFError):
         _spare_the_compiler()
+        from etascope.engines.failing import described
         from etascope.engines.handover import receive_problem
+        from etascope.errors import EtascopeError
 
         try:
             problem, plan = receive_problem(connection)
         except EOFError:
             raise
+        except EtascopeError as error:
+            connection.send(("error", error))
+            return
         except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
-            connection.send(("broken", f"{type(error).__name__}: {error}"))
+            connection.send(("broken", described(error)))
             return
         connection.send(("ready",))
         _serve(connection, problem, plan)
