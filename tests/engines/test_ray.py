@@ -311,7 +311,7 @@ def temporary():
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_cluster_of_our_own_is_loopback_only_and_leaves_nothing_behind(tmp_path, temporary, how):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'etascope[ray]'")
-    home = tmp_path / "home"
+    home, shared = tmp_path / "home", set(Path("/dev/shm").iterdir())
     home.mkdir()
     code = LONG.format(here=str(HERE), out=str(tmp_path / "study"))
     parent = subprocess.Popen(
@@ -325,21 +325,20 @@ def test_a_cluster_of_our_own_is_loopback_only_and_leaves_nothing_behind(tmp_pat
     wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 3)
     started = descendants(parent.pid)
     assert list(temporary.iterdir())  # where the cluster's files are
-    names = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in started}
+    names = [Path(f"/proc/{pid}/cmdline").read_text() for pid in started]
+    assert sum(name.startswith("ray::Actor") for name in names) == 2
     assert listening({parent.pid, *started}) <= LOOPBACK
     if how == signal.SIGINT:
         os.killpg(parent.pid, how)  # Ctrl-C reaches all that the terminal has started
     else:
         parent.send_signal(how)
     _, told = parent.communicate(timeout=60)
-    if how == signal.SIGKILL:  # two agents of Ray's that train nothing notice it after a minute
-        started = {pid for pid in started if names[pid].startswith("ray::Actor")}
-        assert len(started) == 2
-    wait_until(lambda: all(map(gone, started)))
+    wait_until(lambda: all(map(gone, started)), seconds=10)
+    wait_until(lambda: list(temporary.iterdir()) == [], seconds=10)
     assert list(home.iterdir()) == []
+    assert set(Path("/dev/shm").iterdir()) <= shared
     if how == signal.SIGINT:
         assert told.rstrip().endswith("KeyboardInterrupt")
-        assert list(temporary.iterdir()) == []
         saved = es.open_study(tmp_path / "study")
         stopped = [trial for trial in saved.trials if trial.status == "paused"]
         assert len(stopped) == 2
