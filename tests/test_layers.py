@@ -13,6 +13,7 @@ LAYERS = [
     "words",
     "arguments",
     "records",
+    "caller",
     "randomness",
     "data",
     "problems",

@@ -211,7 +211,7 @@ def test_no_worker_outlives_the_process_that_started_it(tmp_path, how):
     code = LONG.format(here=str(HERE), out=str(tmp_path / "study"))
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     journal = tmp_path / "study" / "journal.jsonl"
-    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 2)
+    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 2, seconds=200)
     workers = children(parent.pid)
     assert len(workers) == 2
     parent.send_signal(how)

@@ -100,7 +100,7 @@ def test_actors_share_the_memory_of_their_node_and_have_the_allocators_settings(
         for line in Path("/proc/self/maps").read_text().splitlines():
             first, last = (int(end, 16) for end in line.split()[0].split("-"))
             if first <= x.data_ptr() < last:
-                settings = [os.environ[name] for name in ENVIRONMENT]
+                settings = [str(os.environ.get(name)) for name in ENVIRONMENT]
                 (tmp_path / str(os.getpid())).write_text("\n".join([line, *settings]))
         return (model(batch[0]) - batch[1]).square().mean()
 
@@ -139,8 +139,9 @@ def test_writing_to_data_that_others_share_ends_the_writer():
 
 
 def test_a_worker_with_another_version_is_refused():
+    actor = Actor(np.zeros(1, np.uint8), [], None, {**VERSIONS, "torch": "0.1"})
     with pytest.raises(es.EtascopeError, match=r"has torch \S+ and this process 0\.1; install the"):
-        Actor(np.zeros(1, np.uint8), [], None, {**VERSIONS, "torch": "0.1"})
+        actor.pid()
 
 
 # The study ------------------------------------------------------------------------------------
@@ -322,7 +323,7 @@ def test_a_cluster_of_our_own_is_loopback_only_and_leaves_nothing_behind(tmp_pat
         start_new_session=True,
     )
     journal = tmp_path / "study" / "journal.jsonl"
-    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 3)
+    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 3, seconds=200)
     started = descendants(parent.pid)
     assert list(temporary.iterdir())  # where the cluster's files are
     names = [Path(f"/proc/{pid}/cmdline").read_text() for pid in started]

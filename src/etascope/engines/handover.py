@@ -24,7 +24,7 @@ import numpy as np
 from etascope.engines.culprit import refusal
 from etascope.engines.importing import can_be_imported, is_installed
 from etascope.engines.pickling import Pickler, unpickle
-from etascope.engines.witness import Witness, compare, testify
+from etascope.engines.witness import Witness, compare, witness_of
 from etascope.errors import RAISED
 from etascope.plan import Plan
 from etascope.problems.problem import Problem
@@ -159,7 +159,7 @@ def unpickle_problem(parts: Iterable[memoryview], witness: Witness) -> tuple[Pro
 
     Args:
         parts: of the problem.
-        witness: what `testify` found where it comes from.
+        witness: what `witness_of` found where it comes from.
 
     Raises:
         EtascopeError: if the problem is another one here.
@@ -167,7 +167,7 @@ def unpickle_problem(parts: Iterable[memoryview], witness: Witness) -> tuple[Pro
     data, *memory = parts
     witness.settings.apply()
     problem, plan = unpickle(data, memory)
-    compare(witness, testify(problem))
+    compare(witness, witness_of(problem))
     return problem, plan
 
 
@@ -201,7 +201,7 @@ def pack_problem(problem: Problem, plan: Plan) -> Parcel:
         _write(descriptor, piece, offset)
     shared = layout.written_bytes - parts[0].nbytes
     # Last, since drawing a batch may move what has been pickled, such as a generator.
-    return Parcel(descriptor, layout.places, shared, testify(problem))
+    return Parcel(descriptor, layout.places, shared, witness_of(problem))
 
 
 def send_problem(connection: Connection, parcel: Parcel) -> None:

@@ -24,7 +24,7 @@ from etascope.engines.jobs import ATTEMPTS, Job
 from etascope.engines.processes import POLL_SECONDS
 from etascope.engines.ray_actor import VERSIONS, Actor, Message, Seen, as_array, join
 from etascope.engines.ray_cluster import connected
-from etascope.engines.witness import testify
+from etascope.engines.witness import witness_of
 from etascope.environment import size, usable_cores
 from etascope.errors import EtascopeError, UsageError
 from etascope.plan import Plan
@@ -150,7 +150,7 @@ class RayEngine:
             whole, self._places, written = join(parts)
             self._parts = ray.put(whole)
             # Last, since drawing a batch may move what has been pickled, such as a generator.
-            self._witness = testify(problem)
+            self._witness = witness_of(problem)
             # An actor that is made anew would have lost its trial; this process makes new ones.
             self._actor = ray.remote(
                 num_cpus=1,

@@ -58,21 +58,26 @@ class Actor:
         witness: Witness,
         versions: dict[str, str],
     ) -> None:
-        for name, version in VERSIONS.items():
-            if version != versions[name]:
-                raise EtascopeError(
-                    f"a worker has {name} {version} and this process {versions[name]}; "
-                    "install the same version on every machine of the cluster"
-                )
         self._memory = parts
-        protect(parts)
-        self._problem, self._plan = unpickle_problem(split(parts, places), witness)
         self._running: Iterator[Done] = iter(())
         self._stop = threading.Event()
         self._seen: Seen | None = None
+        self._refusal: EtascopeError | None = None
+        try:
+            check_versions(versions)
+            protect(parts)
+            self._problem, self._plan = unpickle_problem(split(parts, places), witness)
+        except EtascopeError as error:  # Ray would hand on nothing but its text
+            self._refusal = error
 
     def pid(self) -> int:
-        """The process that this actor is; the answer says that it is ready."""
+        """The process that this actor is; the answer says that it is ready.
+
+        Raises:
+            EtascopeError: if it cannot train this problem as the process that made it would.
+        """
+        if self._refusal is not None:
+            raise self._refusal
         return os.getpid()
 
     def proceed(
@@ -103,6 +108,16 @@ class Actor:
         if metric is None and self._seen is not None:
             metric = self._seen.metric
         self._seen = Seen(trial, step, loss, metric)
+
+
+def check_versions(versions: dict[str, str]) -> None:
+    """Raise EtascopeError if a package that decides what a trial gives is another one here."""
+    for name, version in VERSIONS.items():
+        if version != versions[name]:
+            raise EtascopeError(
+                f"a worker has {name} {version} and this process {versions[name]}; "
+                "install the same version on every machine of the cluster"
+            )
 
 
 def as_array(data: bytes | memoryview | None) -> np.ndarray | None:

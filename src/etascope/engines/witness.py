@@ -85,7 +85,7 @@ class Witness(NamedTuple):
     error: str = ""
 
 
-def testify(problem: Problem) -> Witness:
+def witness_of(problem: Problem) -> Witness:
     """Work out what a problem is here: one batch, one model and one loss."""
     cpu = torch.backends.cpu.get_cpu_capability()
     with undisturbed(problem.torch_device):
