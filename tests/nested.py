@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import datetime
+import decimal
 import functools
 import hashlib
 import json
 import random
 import types
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -194,3 +199,205 @@ class Keeper:
 
     def method(self) -> Any:
         return self.value
+
+
+# One value of each kind -------------------------------------------------------------------------
+
+
+def kinds(folder: Path) -> dict[str, Any]:
+    """Values of every kind that can be handed over; two of a kind share memory where they can."""
+    base, store = np.arange(60.0).reshape(6, 10), torch.arange(24.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # prototypes and deprecations are torch's own affair
+        return {**arrays(base), **maps(folder), **tensors(store), **others(base, store)}
+
+
+def arrays(base: np.ndarray) -> dict[str, Any]:
+    fixed = np.arange(7)
+    fixed.flags.writeable = False
+    objects, loop = np.empty(3, object), np.empty(2, object)
+    objects[:], loop[0] = [1, "a", base], loop
+    tagged = np.arange(4.0).view(Tagged)
+    tagged.unit = "m"
+    described = np.dtype("f4", metadata={"k": 1})
+    text = np.dtypes.StringDType()
+    return {
+        "views": [base, base[1:], base[:, 2], base.T, base[::-1], base[::2, ::-3]],
+        "read-only": fixed,
+        "broadcast": np.broadcast_to(np.arange(3.0), (4, 3)),
+        "windows": np.lib.stride_tricks.sliding_window_view(np.arange(10.0), 3),
+        "fortran": np.asfortranarray(base),
+        "empty": [np.zeros((0, 3)), np.array(5.0), np.zeros((3, 0, 2), order="F")],
+        "structured": np.zeros(3, dtype=[("a", "i4"), ("b", "f8", (2,)), ("c", "S3")]),
+        "texts": [np.array(["a", "bcd"]), np.array([b"x"]), np.zeros(2, "V3"), np.zeros(3, "S0")],
+        "times": [np.array(["2020-01-01"], "M8[D]"), np.array([5], "m8[ns]")],
+        "big-endian": np.arange(4, dtype=">i2"),
+        "truth": np.ones(3, bool),
+        "widths": [np.arange(3, dtype=t) for t in ("f2", np.longdouble, "c8", "u8")],
+        "variable texts": np.array(["a", "bb" * 50], dtype=text),
+        "objects": [objects, loop, np.array([(1, "x")], dtype=[("a", "i4"), ("b", "O")])],
+        "record": np.rec.array([(1, 2.0), (3, 4.0)], dtype=[("x", "i4"), ("y", "f8")]),
+        "masked": np.ma.array([1, 2, 3], mask=[0, 1, 0]),
+        "subclass": [tagged, tagged[1:]],
+        "metadata": np.zeros(2, dtype=described),
+    }
+
+
+def maps(folder: Path) -> dict[str, Any]:
+    path = folder / "numbers"
+    path.write_bytes(np.arange(5000, dtype="f4").tobytes())
+    read, changed = np.memmap(path, "f4", "r"), np.memmap(path, "f4", "c")
+    changed[3] = 77
+    views = [read, read[100:200], read[::-2], read.reshape(50, 100)[:, 3], read[:0]]
+    return {"map": views, "plain view": np.asarray(read[7:]), "changed map": changed}
+
+
+def tensors(store: torch.Tensor) -> dict[str, Any]:
+    noted, used = torch.zeros(3), torch.zeros(3, requires_grad=True)
+    noted.note = "hello"  # type: ignore[attr-defined]
+    used.sum().backward()
+    tied = nn.Parameter(torch.ones(2))
+    tied.no_decay, tied.grad = True, torch.full((2,), 5.0)  # type: ignore[attr-defined]
+    eye, row = torch.eye(3), np.arange(10.0)
+    pairs = torch.arange(6.0).view(3, 2)
+    dtypes = (
+        *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),
+        *(torch.uint16, torch.uint32, torch.uint64, torch.float16, torch.bfloat16, torch.float64),
+        *(torch.complex32, torch.complex64, torch.complex128),
+        *(torch.float8_e4m3fn, torch.float8_e5m2),
+    )
+    conjugate = torch.view_as_complex(pairs).conj()
+    quantized = torch.quantize_per_tensor(store, 0.1, 0, torch.qint8)
+    parts, layouts = [torch.zeros(2), torch.ones(3)], (torch.strided, torch.jagged)
+    nested = [torch.nested.nested_tensor(parts, layout=layout) for layout in layouts]
+    rows = eye.to_sparse_csr()
+    return {
+        "tensor views": [store, store[3:], store.view(4, 6).t(), store[::2]],
+        "overlapping": [store.as_strided((3, 3), (0, 1)), torch.zeros(1, 3).expand(4, 3)],
+        "empty tensors": [torch.zeros(0, 3), torch.zeros(()), torch.zeros(3, 0)],
+        "dtypes": [torch.zeros(3, dtype=t) for t in dtypes],
+        "lazy bits": [conjugate, conjugate.imag, conjugate.imag[::2]],
+        "sparse": [eye.to_sparse(), eye.to_sparse().requires_grad_(), rows],
+        "uncoalesced": torch.sparse_coo_tensor([[0, 0]], [1.0, 2.0], (3,)),
+        "nested": nested,
+        "quantized": quantized,
+        "meta": [torch.empty(3, 2, device="meta").t(), nn.Parameter(torch.empty(3, device="meta"))],
+        "parameters": [tied, tied, nn.Parameter(torch.arange(3), requires_grad=False)],
+        "tensor subclasses": [torch.ones(2).as_subclass(Marked), Scale(torch.ones(3))],
+        "attributes": [noted, used, nn.Buffer(torch.ones(2))],
+        "channels last": torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        "one memory": [row, torch.from_numpy(row), torch.from_numpy(row[3:]), row[2:5]],
+        "storage": [store.untyped_storage(), store],
+        "module": nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)),
+    }
+
+
+def others(base: np.ndarray, store: torch.Tensor) -> dict[str, Any]:
+    cycle: list[Any] = [1]
+    cycle.append(cycle)
+    return {
+        "cycle": cycle,
+        "the same twice": [base, base, store, store],
+        "generators": [
+            *(torch.Generator().manual_seed(5), np.random.default_rng(3), random.Random(5)),
+            np.random.RandomState(4),
+        ],
+        "objects of classes": [Pair(base, store), Slotted(base), Rows(store), Named(1, base)],
+        "functions": [
+            *(closure_of(store), functools.partial(closure_of, base), Keeper(base).method),
+        ],
+        "containers": [
+            *(collections.OrderedDict(a=base), collections.Counter("aab"), {1, 2}, frozenset([3])),
+            *(collections.defaultdict(list, {1: [2]}), collections.deque([1, base], 3)),
+        ],
+        "plain": [
+            *(datetime.datetime(2020, 1, 1), decimal.Decimal("1.1"), range(5), Ellipsis, 2**100),
+            *(torch.float32, torch.Size([1]), torch.device("cpu"), float("nan"), -0.0, b"x"),
+            *(np.float32(1.5), np.datetime64("2020-01-01"), bytearray(b"xyz")),
+        ],
+    }
+
+
+# Values at random ---------------------------------------------------------------------------------
+
+
+@st.composite
+def nested_values(draw: st.DrawFn) -> Any:
+    """Containers in one another, of arrays and tensors that may share their memory."""
+    pool = [draw(memory()) for _ in range(draw(st.integers(1, 3)))]
+    leaves = st.one_of(
+        st.builds(view_of, st.sampled_from(pool), st.integers(0, 2**20)),
+        st.sampled_from(pool),
+        st.one_of(
+            st.none(), st.integers(), st.floats(), st.text(max_size=3), st.binary(max_size=3)
+        ),
+    )
+    keys = st.one_of(st.text(max_size=3), st.integers(0, 9))
+    trees = st.recursive(
+        leaves,
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=4),
+            st.dictionaries(keys, inner, max_size=3),
+            st.tuples(inner, inner),
+            *(st.builds(make, inner) for make in (closure_of, Rows, Slotted, bound, in_objects)),
+            st.builds(Pair, inner, inner),
+            st.builds(functools.partial, st.just(closure_of), inner),
+        ),
+        max_leaves=12,
+    )
+    return draw(trees)
+
+
+def bound(value: Any) -> Any:
+    return Keeper(value).method
+
+
+def in_objects(value: Any) -> np.ndarray:
+    made = np.empty(1, object)
+    made[0] = value
+    return made
+
+
+DTYPES = [
+    *"?bBhHiIlLefdFD",
+    "M8[s]",
+    "m8[ms]",
+    "S3",
+    "U2",
+    ">f8",
+    "V5",
+    [("a", "u1"), ("b", "f8")],
+]
+
+
+@st.composite
+def memory(draw: st.DrawFn) -> Any:
+    """An array, or a tensor on memory of its own or of an array."""
+    shape = tuple(draw(st.lists(st.integers(0, 5), max_size=3)))
+    dtype = np.dtype(draw(st.sampled_from(DTYPES)))
+    count = int(np.prod(shape)) * dtype.itemsize
+    noise = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 100, count, dtype=np.uint8)
+    array = np.frombuffer(bytearray(noise.tobytes()), dtype) if count else np.zeros(0, dtype)
+    array = array.reshape(shape, order=draw(st.sampled_from("CF")))
+    kind = draw(st.sampled_from(["array", "read-only", "tensor", "cast", "parameter"]))
+    if kind in ("array", "read-only") or dtype.kind not in "biufc" or dtype.byteorder == ">":
+        array.flags.writeable = kind != "read-only"
+        return array
+    tensor = torch.from_numpy(array)
+    if kind == "cast":
+        return tensor.to(draw(st.sampled_from([torch.bfloat16, torch.float8_e5m2, torch.int64])))
+    floating = tensor.is_floating_point()
+    return nn.Parameter(tensor, requires_grad=floating) if kind == "parameter" else tensor
+
+
+def view_of(value: Any, number: int) -> Any:
+    """One of the views of an array or a tensor."""
+    plain = value.detach() if isinstance(value, torch.Tensor) else value
+    if plain.ndim == 0:
+        return plain[None]
+    start, step = number % 3, 1 + number // 3 % 3
+    backwards = isinstance(plain, np.ndarray) and number % 2
+    views = [plain[start::step], plain[::-1] if backwards else plain[:1], plain.T[start:], plain]
+    if isinstance(plain, torch.Tensor) and plain.is_complex():
+        views += [plain.conj(), plain.conj().imag]
+    return views[number // 9 % len(views)]

@@ -29,7 +29,6 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import etascope as es
-from etascope.reporting.plots import save_plots
 
 
 class Points(Dataset):
@@ -176,7 +175,6 @@ def calls(out: Path) -> dict[str, Callable[[], Any]]:
         "graph-module": lambda: es.graph(model, torch.ones(4, 1), out=out / "graph.svg"),
         "callstack": lambda: es.callstack(problem),
         "plot": lambda: es.plot(study),
-        "save_plots": lambda: save_plots(es.open_study(study), out / "plots"),
         "report": lambda: es.report(study, out / "a.html"),
         "look_inside": lambda: es.look_inside(
             es.sweep(problem, [0.1], engine="serial", out=out / "f", **few)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import mmap
 import pickle
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -75,6 +76,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _typed_storage, (obj._untyped_storage, obj.dtype)
         if isinstance(obj, torch.UntypedStorage) and obj.device.type == "cpu":
             return _untyped_storage, (pickle.PickleBuffer(_bytes_of(obj).data),)
+        if type(obj) is io.TextIOWrapper and obj not in (sys.stdout, sys.stderr):
+            # cloudpickle would put its text in its place, where other offsets hold.
+            raise Unmovable("an open file", "open it inside the functions that use it")
         if isinstance(obj, (type, FunctionType)):
             with by_value(obj.__module__, self._can_be_imported):
                 return super().reducer_override(obj)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,14 +82,11 @@ def save_plots(study: Study, directory: str | os.PathLike[str]) -> list[Path]:
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _fonts_closed():
-            for name in list(made):
-                figure = made.pop(name)  # drawn, it holds its fonts open
-                if figure is not None:
-                    path = folder / f"{name}.png"
-                    figure.savefig(path, dpi=DOTS, facecolor="white")
-                    written.append(path)
-                    del figure
+        for name, figure in made.items():
+            if figure is not None:
+                path = folder / f"{name}.png"
+                figure.savefig(path, dpi=DOTS, facecolor="white")
+                written.append(path)
     except OSError as error:
         raise StudyError(
             f"cannot write the plots to {folder}: {error.strerror or error}; name another folder"
@@ -107,24 +102,6 @@ def _matplotlib() -> type[Figure]:
             "plots need matplotlib; install it with: pip install 'etascope[plot]'"
         ) from None
     return Figure
-
-
-@contextmanager
-def _fonts_closed() -> Iterator[None]:
-    """Close the files of fonts that drawing opens, which matplotlib keeps until the process ends.
-
-    Where there are open ones before, the caller draws too, and they stay.
-    """
-    from matplotlib import font_manager
-
-    fonts = getattr(font_manager, "_get_font", None)
-    ours = fonts is not None and hasattr(fonts, "cache_info") and not fonts.cache_info().currsize
-    try:
-        yield
-    finally:
-        if ours:
-            fonts.cache_clear()
-            gc.collect()  # a drawn figure is in cycles and holds its fonts
 
 
 def _layout() -> LayoutEngine:
