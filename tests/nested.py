@@ -397,7 +397,12 @@ def view_of(value: Any, number: int) -> Any:
         return plain[None]
     start, step = number % 3, 1 + number // 3 % 3
     backwards = isinstance(plain, np.ndarray) and number % 2
-    views = [plain[start::step], plain[::-1] if backwards else plain[:1], plain.T[start:], plain]
+    views = [
+        plain[start::step],
+        plain[::-1] if backwards else plain[:1],
+        plain.swapaxes(0, -1)[start:],
+        plain,
+    ]
     if isinstance(plain, torch.Tensor) and plain.is_complex():
         views += [plain.conj(), plain.conj().imag]
     return views[number // 9 % len(views)]

@@ -12,7 +12,7 @@ import numpy as np
 from nested import picture
 
 from etascope.engines.handover import receive_problem, unpickle_problem
-from etascope.engines.ray_actor import split
+from etascope.engines.ray_memory import split
 
 
 def serve(connection: Connection) -> None:

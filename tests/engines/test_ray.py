@@ -29,7 +29,8 @@ from etascope.engines.base import Work
 from etascope.engines.crew import ENVIRONMENT
 from etascope.engines.jobs import ATTEMPTS
 from etascope.engines.ray import RayEngine, _Worker
-from etascope.engines.ray_actor import VERSIONS, Actor, join, split
+from etascope.engines.ray_actor import VERSIONS, Actor
+from etascope.engines.ray_memory import join, split
 from etascope.engines.serial import SerialEngine
 from etascope.plan import Plan
 from etascope.records import TrialId
@@ -109,7 +110,7 @@ def test_actors_share_the_memory_of_their_node_and_have_the_allocators_settings(
         losses(engine, work_of([0.1], 2))
     (told,) = (path.read_text().splitlines() for path in tmp_path.iterdir())
     assert "plasma" in told[0]
-    assert told[0].split()[1].startswith("r--")
+    assert told[0].split()[1].startswith("rw-p")
     assert told[1:] == list(ENVIRONMENT.values())
 
 
@@ -120,7 +121,7 @@ def test_parts_come_out_as_they_were_put_together():
 
 WRITER = """
 import torch
-from etascope.engines.ray_actor import join, protect, split
+from etascope.engines.ray_memory import join, protect, split
 whole, places, _ = join([memoryview(bytes(80))])
 protect(whole)
 (part,) = split(whole, places)

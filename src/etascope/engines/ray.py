@@ -22,8 +22,9 @@ from etascope.engines.crew import ENVIRONMENT
 from etascope.engines.handover import pickle_problem
 from etascope.engines.jobs import ATTEMPTS, Job
 from etascope.engines.processes import POLL_SECONDS
-from etascope.engines.ray_actor import VERSIONS, Actor, Message, Seen, as_array, join
+from etascope.engines.ray_actor import VERSIONS, Actor, Message, Seen, as_array
 from etascope.engines.ray_cluster import connected
+from etascope.engines.ray_memory import join
 from etascope.engines.witness import witness_of
 from etascope.environment import size, usable_cores
 from etascope.errors import EtascopeError, UsageError

@@ -1,12 +1,11 @@
 """What stands on a node of a Ray cluster: one trial at a time, one rung a call.
 
-The memory of the problem's tensors is the node's copy in the object store, which its actors share.
+The memory of the problem's tensors is the node's copy in the object store, which its actors share;
+what one of them writes to it, no other sees (`etascope.engines.ray_memory`).
 """
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,8 @@ import torch
 
 import etascope
 from etascope.engines.base import Done, Work, train
-from etascope.engines.handover import lay_out, unpickle_problem
+from etascope.engines.handover import unpickle_problem
+from etascope.engines.ray_memory import own_pages, split
 from etascope.engines.witness import Witness
 from etascope.errors import EtascopeError
 from etascope.records import Burst, TrialId
@@ -58,15 +58,15 @@ class Actor:
         witness: Witness,
         versions: dict[str, str],
     ) -> None:
-        self._memory = parts
+        self._parts = parts  # keeps them in the object store
         self._running: Iterator[Done] = iter(())
         self._stop = threading.Event()
         self._seen: Seen | None = None
         self._refusal: EtascopeError | None = None
         try:
             check_versions(versions)
-            protect(parts)
-            self._problem, self._plan = unpickle_problem(split(parts, places), witness)
+            memory = own_pages(parts)
+            self._problem, self._plan = unpickle_problem(split(memory, places), witness)
         except EtascopeError as error:  # Ray would hand on nothing but its text
             self._refusal = error
 
@@ -123,35 +123,3 @@ def check_versions(versions: dict[str, str]) -> None:
 def as_array(data: bytes | memoryview | None) -> np.ndarray | None:
     """Bytes as the object store takes them without a copy."""
     return None if data is None else np.frombuffer(data, np.uint8)
-
-
-def join(parts: Sequence[memoryview]) -> tuple[np.ndarray, list[tuple[int, int]], int]:
-    """Put the parts of a problem into one array, with a page of nothing around them.
-
-    Returns:
-        The array, the place of each part in it, and how many bytes of them there are.
-    """
-    layout = lay_out(parts, start=mmap.PAGESIZE)
-    whole = np.zeros(layout.end + mmap.PAGESIZE, np.uint8)
-    for offset, piece in layout.pieces:
-        whole[offset : offset + piece.nbytes] = np.frombuffer(piece, np.uint8)
-    return whole, layout.places, layout.written_bytes
-
-
-def split(whole: np.ndarray, places: Sequence[tuple[int, int]]) -> Iterator[memoryview]:
-    """The parts that `join` has put together."""
-    return (whole.data[offset : offset + length] for offset, length in places)
-
-
-def protect(whole: np.ndarray) -> None:
-    """Have writing to the parts in `whole` end this process.
-
-    torch has no read-only tensors, and a write would change the data of every actor of the node.
-    Only whole pages can be protected: the page of nothing on either side makes up for that.
-    """
-    first = -(-whole.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
-    last = (whole.ctypes.data + whole.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    libc = ctypes.CDLL(None, use_errno=True)
-    address, length = ctypes.c_void_p(first), ctypes.c_size_t(last - first)
-    if libc.mprotect(address, length, mmap.PROT_READ):
-        raise OSError(ctypes.get_errno(), "the problem's memory cannot be protected")
