@@ -384,7 +384,7 @@ def memory(draw: st.DrawFn) -> Any:
         array.flags.writeable = kind != "read-only"
         return array
     tensor = torch.from_numpy(array)
-    if kind == "cast":
+    if kind == "cast" and not tensor.is_complex():
         return tensor.to(draw(st.sampled_from([torch.bfloat16, torch.float8_e5m2, torch.int64])))
     floating = tensor.is_floating_point()
     return nn.Parameter(tensor, requires_grad=floating) if kind == "parameter" else tensor

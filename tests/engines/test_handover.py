@@ -81,6 +81,7 @@ def test_values_of_every_kind_arrive_bit_for_bit(receiver, tmp_path, where):
     assert seen_by(receiver, holding(everything), where) == picture(everything)
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @settings(
     max_examples=MANY,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

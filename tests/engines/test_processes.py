@@ -219,6 +219,35 @@ def test_no_worker_outlives_the_process_that_started_it(tmp_path, how):
     wait_until(lambda: all(gone(pid) for pid in workers))
 
 
+FORKED = """
+import os, time
+if os.fork() == 0:  # as the workers of a pool that is forked: it holds every pipe open
+    time.sleep(60)
+    os._exit(0)
+"""
+
+
+def test_no_worker_outlives_its_parent_where_a_fork_of_that_lives_on(tmp_path):
+    code = LONG.format(here=str(HERE), out=str(tmp_path / "study"))
+    code = code.replace(
+        "es.sweep(", f"import threading\nthreading.Timer(8, exec, [{FORKED!r}]).start()\nes.sweep("
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(children(parent.pid)) == 3, seconds=200)
+    started = children(parent.pid)
+    workers = {pid for pid in started if b"etascope.engines.worker" in command_of(pid)}
+    assert len(workers) == 2
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: all(gone(pid) for pid in workers), seconds=10)
+    for pid in started - workers:
+        os.kill(pid, signal.SIGKILL)
+
+
+def command_of(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def test_workers_give_the_study_that_serial_gives(tmp_path):
     options = {"steps": 20, "seeds": 2, "optimizer": sgd}
     one = es.sweep(
