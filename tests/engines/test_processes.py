@@ -219,28 +219,35 @@ def test_no_worker_outlives_the_process_that_started_it(tmp_path, how):
     wait_until(lambda: all(gone(pid) for pid in workers))
 
 
-FORKED = """
+FORKING = """
 import os, time
-if os.fork() == 0:  # as the workers of a pool that is forked: it holds every pipe open
-    time.sleep(60)
-    os._exit(0)
+from etascope.training import Silent
+
+class Forking(Silent):
+    forked = False
+    def burst(self, burst):
+        if not self.forked and os.fork() == 0:
+            time.sleep(100)  # as the worker of a pool: it holds every pipe of its parent open
+            os._exit(0)
+        self.forked = True
 """
 
 
 def test_no_worker_outlives_its_parent_where_a_fork_of_that_lives_on(tmp_path):
     code = LONG.format(here=str(HERE), out=str(tmp_path / "study"))
-    code = code.replace(
-        "es.sweep(", f"import threading\nthreading.Timer(8, exec, [{FORKED!r}]).start()\nes.sweep("
+    code = code.replace("es.sweep(", FORKING + "es.sweep(progress=Forking(), problem=").replace(
+        "(), [", "(), lrs=["
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     wait_until(lambda: len(children(parent.pid)) == 3, seconds=200)
     started = children(parent.pid)
     workers = {pid for pid in started if b"etascope.engines.worker" in command_of(pid)}
-    assert len(workers) == 2
+    forks = {pid for pid in started - workers if b"Forking" in command_of(pid)}
+    assert (len(workers), len(forks)) == (2, 1)
     parent.kill()
     parent.wait()
     wait_until(lambda: all(gone(pid) for pid in workers), seconds=10)
-    for pid in started - workers:
+    for pid in forks:
         os.kill(pid, signal.SIGKILL)
 
 
