@@ -14,6 +14,7 @@ LAYERS = [
     "arguments",
     "records",
     "reach",
+    "caller",
     "randomness",
     "attributes",
     "data",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from etascope.arguments import check_out, items, positive, whole
+from etascope.caller import left_as_it_was
 from etascope.engines.choice import recruit
 from etascope.errors import UsageError
 from etascope.factories import check_factories, lr_course
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 LADDER = tuple(float(f"{k}e{e}") for e in range(-5, 2) for k in (1, 3))[:-1]
 
 
+@left_as_it_was()
 def sweep(
     problem: Problem | str,
     lrs: Iterable[float] | Mapping[float, int],
@@ -132,6 +134,7 @@ def sweep(
     return study
 
 
+@left_as_it_was()
 def find(
     problem: Problem | str,
     *,

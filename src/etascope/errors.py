@@ -15,7 +15,7 @@ def text_of(error: BaseException, limit: int = 500) -> str:
     """
     try:
         said = str(error)[: 20 * limit]  # it may be megabytes
-    except RAISED as cause:  # its __str__ is code of the user's too
+    except BaseException as cause:  # noqa: BLE001 - its __str__ is code of the user's too
         said = f"(reading its text raised {type(cause).__name__})"
     line = f"{type(error).__name__}: {said}".encode("utf-8", "backslashreplace").decode()
     return " ".join(line.split())[:limit]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from etascope.arguments import positive, whole
+from etascope.caller import left_as_it_was
 from etascope.errors import UsageError
 from etascope.factories import check_factories
 from etascope.plan import Plan, check_seeds, logspace
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from etascope.plan import OptimizerFactory
 
 
+@left_as_it_was()
 def range_test(
     problem: Problem | str,
     *,

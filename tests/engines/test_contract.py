@@ -93,6 +93,44 @@ def test_failures_are_values_and_touch_no_other_trial(make):
     assert states[TrialId(5.0, 0)] is None
 
 
+class UntellableError(Exception):
+    """An exception of a user's that no other process can have, and whose text raises."""
+
+    def __init__(self):
+        super().__init__("never told")
+        self.kept = lambda: None
+
+    def __str__(self):
+        raise ValueError("no text")
+
+    def __reduce__(self):
+        raise TypeError("no pickle")
+
+
+class Abandon(BaseException):
+    """What a user raises past every `except Exception`."""
+
+
+@pytest.mark.parametrize("kind", [UntellableError, Abandon, SystemExit, GeneratorExit])
+def test_whatever_an_exception_is_it_ends_its_own_trial_only(make, kind):
+    if make is StackedEngine:
+        pytest.skip("what a stack does about exceptions is in test_stack_failures")
+    kinds = {"raised": kind}
+
+    def loss(model, batch):
+        if model.training and model.weight.abs().max() > 50:
+            raise kinds["raised"]()
+        return (model(batch[0]) - batch[1]).square().mean()
+
+    problem, plan = line_problem(loss=loss), plan_of(steps=30, rungs=(10, 20))
+    with make(problem, plan) as engine:
+        ours, _ = gather(engine, work_of([0.01, 5.0, 0.1], 30))
+    failures = {trial.lr: bursts[-1].failure for trial, bursts in ours.items()}
+    assert failures[0.01] is None is failures[0.1]
+    assert failures[5.0].cause == "exception"
+    assert failures[5.0].message
+
+
 def test_a_trial_paused_and_resumed_is_the_one_never_paused(make):
     problem, plan = blobs_problem(), plan_of()
     with make(problem, plan) as engine:

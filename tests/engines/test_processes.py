@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 import etascope as es
 from etascope.engines.base import Work
-from etascope.engines.handover import Parcel, pack_problem, unpack_problem
+from etascope.engines.handover import pack_problem, unpack_problem
 from etascope.engines.jobs import ATTEMPTS
 from etascope.engines.processes import ProcessesEngine
 from etascope.engines.serial import SerialEngine
@@ -44,7 +44,7 @@ def test_tensors_and_arrays_are_mapped_and_not_copied():
     problem = line_problem(train=(x, x[:, :1]), valid=(x[::2], x[::2, 1:2]))
     parcel = pack_problem(problem, Plan(steps=3))
     assert parcel.shared_bytes == pytest.approx(x.nbytes, abs=64)  # one storage, many views
-    theirs, _ = unpack_problem(Parcel(*parcel))
+    theirs, _ = unpack_problem(parcel)
     batch = next(theirs.batches(0, 0))
     assert all(torch.equal(a, b) for a, b in zip(batch, next(problem.batches(0, 0)), strict=True))
     mapped = Path("/proc/self/maps").read_text()
@@ -54,9 +54,11 @@ def test_tensors_and_arrays_are_mapped_and_not_copied():
 
 def test_what_a_worker_writes_to_its_data_stays_in_that_worker():
     x, _ = line_problem().train
+    here = os.getpid()
 
     def loss(model, batch):
-        x.add_(1.0)
+        if os.getpid() != here:
+            x.add_(1.0)
         return (model(batch[0]) - batch[1]).square().mean()
 
     problem = line_problem(loss=loss)
@@ -209,12 +211,48 @@ def test_no_worker_outlives_the_process_that_started_it(tmp_path, how):
     code = LONG.format(here=str(HERE), out=str(tmp_path / "study"))
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     journal = tmp_path / "study" / "journal.jsonl"
-    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 2)
+    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 2, seconds=200)
     workers = children(parent.pid)
     assert len(workers) == 2
     parent.send_signal(how)
     parent.wait(timeout=30)
     wait_until(lambda: all(gone(pid) for pid in workers))
+
+
+FORKING = """
+import os, time
+from etascope.training import Silent
+
+class Forking(Silent):
+    forked = False
+    def burst(self, burst):
+        if not self.forked and os.fork() == 0:
+            time.sleep(100)  # as the worker of a pool: it holds every pipe of its parent open
+            os._exit(0)
+        self.forked = True
+"""
+
+
+def test_no_worker_outlives_its_parent_where_a_fork_of_that_lives_on(tmp_path):
+    code = LONG.format(here=str(HERE), out=str(tmp_path / "study"))
+    code = code.replace("es.sweep(", FORKING + "es.sweep(progress=Forking(), problem=").replace(
+        "(), [", "(), lrs=["
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(children(parent.pid)) == 3, seconds=200)
+    started = children(parent.pid)
+    workers = {pid for pid in started if b"etascope.engines.worker" in command_of(pid)}
+    forks = {pid for pid in started - workers if b"Forking" in command_of(pid)}
+    assert (len(workers), len(forks)) == (2, 1)
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: all(gone(pid) for pid in workers), seconds=10)
+    for pid in forks:
+        os.kill(pid, signal.SIGKILL)
+
+
+def command_of(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_workers_give_the_study_that_serial_gives(tmp_path):

@@ -9,13 +9,15 @@ journal and a crash need no further protocol.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple, Protocol, Self
 
+from etascope.errors import EtascopeError, text_of
 from etascope.plan import Plan
 from etascope.problems.problem import Problem
-from etascope.records import Burst, TrialId
+from etascope.records import Burst, Failure, TrialId
 from etascope.state import Packed, TrialState, pack, unpack
-from etascope.trial import Stopping, Tick, Trial
+from etascope.trial import REMEDY_EXCEPTION, Stopping, Tick, Trial
 
 
 class Work(NamedTuple):
@@ -95,10 +97,34 @@ def bursts_of(
     for stop in stops_of(plan, trial.step, work.target):
         if stopping is not None and stopping():
             return
-        burst = trial.advance(stop, tick, stopping)
-        yield burst, state_after(trial, burst)
+        burst, after = _advance(trial, stop, tick, stopping)
+        yield burst, after
         if burst.failure is not None:
             return
+
+
+def _advance(
+    trial: Trial, stop: int, tick: Tick | None, stopping: Stopping | None
+) -> tuple[Burst, TrialState | None]:
+    """A burst and the state after it. Whatever code of the user's raises ends this trial only.
+
+    Raises:
+        EtascopeError: what etascope itself refuses.
+        KeyboardInterrupt: a Ctrl-C.
+    """
+    start, burst = trial.step, None
+    try:
+        burst = trial.advance(stop, tick, stopping)
+        return burst, state_after(trial, burst)
+    except (EtascopeError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # noqa: BLE001 - classes of the user's own may be no Exception
+        failure = Failure(trial.step, "exception", None, text_of(error, 500), REMEDY_EXCEPTION)
+        if burst is not None:
+            return replace(burst, failure=burst.failure or failure), None
+        # The numbers of the burst are lost; the records go on from where it began.
+        failure = replace(failure, step=start)
+        return Burst(trial.id, start, start, (), (), (), (), failure, 0.0), None
 
 
 def stops_of(plan: Plan, step: int, target: int) -> list[int]:

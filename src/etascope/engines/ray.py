@@ -22,8 +22,10 @@ from etascope.engines.crew import ENVIRONMENT
 from etascope.engines.handover import pickle_problem
 from etascope.engines.jobs import ATTEMPTS, Job
 from etascope.engines.processes import POLL_SECONDS
-from etascope.engines.ray_actor import VERSIONS, Actor, Message, Seen, as_array, join
+from etascope.engines.ray_actor import VERSIONS, Actor, Message, Seen, as_array
 from etascope.engines.ray_cluster import connected
+from etascope.engines.ray_memory import join
+from etascope.engines.witness import witness_of
 from etascope.environment import size, usable_cores
 from etascope.errors import EtascopeError, UsageError
 from etascope.plan import Plan
@@ -141,14 +143,15 @@ class RayEngine:
                 "give the problem device='cpu', or use another engine"
             )
         parts = pickle_problem(problem, plan, elsewhere=True)
-        shared, copied = size(sum(p.nbytes for p in parts[1:])), size(parts[0].nbytes)
         with ExitStack() as held:
             where = held.enter_context(connected(address, workers or usable_cores()))
             import ray
 
             self.at_once = workers or max(1, int(ray.cluster_resources().get("CPU", 0)))
-            whole, self._places = join(parts)
+            whole, self._places, written = join(parts)
             self._parts = ray.put(whole)
+            # Last, since drawing a batch may move what has been pickled, such as a generator.
+            self._witness = witness_of(problem)
             # An actor that is made anew would have lost its trial; this process makes new ones.
             self._actor = ray.remote(
                 num_cpus=1,
@@ -159,6 +162,7 @@ class RayEngine:
             self._held = held.pop_all()
         self._stillborn = 0
         self._clear()
+        shared, copied = size(written - parts[0].nbytes), size(parts[0].nbytes)
         actors = "1 actor" if self.at_once == 1 else f"{self.at_once} actors"
         self.about = (
             f"ray: {actors} of one CPU each on {where}; {shared} of tensors and arrays shared on "
@@ -240,7 +244,7 @@ class RayEngine:
             self._busy[worker] = None
             worker.begin(self._jobs.popleft())
         while len(self._starting) < min(len(self._jobs), self.at_once - len(self._busy)):
-            actor = self._actor.remote(self._parts, self._places, VERSIONS)
+            actor = self._actor.remote(self._parts, self._places, self._witness, VERSIONS)
             self._starting[_Worker(actor, self._messages)] = None
 
     def _bury(self, worker: _Worker, error: Exception) -> Done | None:

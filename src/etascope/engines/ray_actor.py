@@ -1,12 +1,11 @@
 """What stands on a node of a Ray cluster: one trial at a time, one rung a call.
 
-The memory of the problem's tensors is the node's copy in the object store, which its actors share.
+The memory of the problem's tensors is the node's copy in the object store, which its actors share;
+what one of them writes to it, no other sees (`etascope.engines.ray_memory`).
 """
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,9 @@ import torch
 
 import etascope
 from etascope.engines.base import Done, Work, train
-from etascope.engines.handover import lay_out, unpickle_problem
+from etascope.engines.handover import unpickle_problem
+from etascope.engines.ray_memory import own_pages, split
+from etascope.engines.witness import Witness
 from etascope.errors import EtascopeError
 from etascope.records import Burst, TrialId
 
@@ -46,27 +47,37 @@ class Actor:
     Args:
         parts: what `join` made of the parts of the problem.
         places: where each of them is in it.
+        witness: what the problem is where it comes from.
         versions: of the packages that decide what a trial gives.
     """
 
     def __init__(
-        self, parts: np.ndarray, places: Sequence[tuple[int, int]], versions: dict[str, str]
+        self,
+        parts: np.ndarray,
+        places: Sequence[tuple[int, int]],
+        witness: Witness,
+        versions: dict[str, str],
     ) -> None:
-        for name, version in VERSIONS.items():
-            if version != versions[name]:
-                raise EtascopeError(
-                    f"a worker has {name} {version} and this process {versions[name]}; "
-                    "install the same version on every machine of the cluster"
-                )
-        self._memory = parts
-        protect(parts)
-        self._problem, self._plan = unpickle_problem(split(parts, places))
+        self._parts = parts  # keeps them in the object store
         self._running: Iterator[Done] = iter(())
         self._stop = threading.Event()
         self._seen: Seen | None = None
+        self._refusal: EtascopeError | None = None
+        try:
+            check_versions(versions)
+            memory = own_pages(parts)
+            self._problem, self._plan = unpickle_problem(split(memory, places), witness)
+        except EtascopeError as error:  # Ray would hand on nothing but its text
+            self._refusal = error
 
     def pid(self) -> int:
-        """The process that this actor is; the answer says that it is ready."""
+        """The process that this actor is; the answer says that it is ready.
+
+        Raises:
+            EtascopeError: if it cannot train this problem as the process that made it would.
+        """
+        if self._refusal is not None:
+            raise self._refusal
         return os.getpid()
 
     def proceed(
@@ -99,34 +110,16 @@ class Actor:
         self._seen = Seen(trial, step, loss, metric)
 
 
+def check_versions(versions: dict[str, str]) -> None:
+    """Raise EtascopeError if a package that decides what a trial gives is another one here."""
+    for name, version in VERSIONS.items():
+        if version != versions[name]:
+            raise EtascopeError(
+                f"a worker has {name} {version} and this process {versions[name]}; "
+                "install the same version on every machine of the cluster"
+            )
+
+
 def as_array(data: bytes | memoryview | None) -> np.ndarray | None:
     """Bytes as the object store takes them without a copy."""
     return None if data is None else np.frombuffer(data, np.uint8)
-
-
-def join(parts: Sequence[memoryview]) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """The parts in one array, with a page of nothing around them, and the place of each."""
-    places, end = lay_out(parts, start=mmap.PAGESIZE)
-    whole = np.zeros(end + mmap.PAGESIZE, np.uint8)
-    for part, (offset, length) in zip(parts, places, strict=True):
-        whole[offset : offset + length] = np.frombuffer(part, np.uint8) if length else 0
-    return whole, places
-
-
-def split(whole: np.ndarray, places: Sequence[tuple[int, int]]) -> Iterator[memoryview]:
-    """The parts that `join` has put together."""
-    return (whole.data[offset : offset + length] for offset, length in places)
-
-
-def protect(whole: np.ndarray) -> None:
-    """Have writing to the parts in `whole` end this process.
-
-    torch has no read-only tensors, and a write would change the data of every actor of the node.
-    Only whole pages can be protected: the page of nothing on either side makes up for that.
-    """
-    first = -(-whole.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
-    last = (whole.ctypes.data + whole.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    libc = ctypes.CDLL(None, use_errno=True)
-    address, length = ctypes.c_void_p(first), ctypes.c_size_t(last - first)
-    if libc.mprotect(address, length, mmap.PROT_READ):
-        raise OSError(ctypes.get_errno(), "the problem's memory cannot be protected")

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from typing import Any
 
+from etascope.engines.ray_guardian import ENVIRONMENT, Guardian
 from etascope.errors import UsageError
 
 INSTALL = "pip install 'etascope[ray]'"
@@ -28,7 +29,7 @@ def connected(address: str | None, cpus: int) -> Iterator[str]:
     A connection that this process has already is used and left as it is. Otherwise this connects
     to the cluster at `address`, or starts one of so many CPUs on this machine: it listens on
     loopback only, sends no usage statistics, keeps its files in a temporary directory, and is gone
-    at the end with all of them.
+    with all of them at the end, also where this process is killed (`Guardian`).
 
     Raises:
         UsageError: if Ray is not installed, or no cluster answers at `address`.
@@ -50,36 +51,40 @@ def connected(address: str | None, cpus: int) -> Iterator[str]:
         )
     if address is not None:
         _knock(address)
-    directory = None
+    ours = address is None
     with ExitStack() as held:
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         settings, where = {}, f"the Ray cluster at {address}"
-        if address is None:
-            room = len(tempfile.gettempdir()) <= LONGEST
-            directory = tempfile.mkdtemp(prefix="etascope-", dir=None if room else "/tmp")
-            held.callback(shutil.rmtree, directory, ignore_errors=True)
-            held.callback(_forget_token)
-            where = "a Ray cluster of this machine, for this study only"
-            settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN": _token()}
-            options |= {
-                "num_cpus": cpus,
-                "include_dashboard": False,
-                "_node_ip_address": "127.0.0.1",
-                "_temp_dir": directory,
-            }
         held.enter_context(_sigterm())
-        held.callback(ray.shutdown)
-        with _quietly(settings), _loopback(directory is not None):
-            try:
-                ray.init(address=address or "local", **options)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                told = " ".join(str(error).split())[:200]
-                raise UsageError(
-                    f"no Ray cluster answers at {address!r} ({told})"
-                    if address
-                    else f"Ray does not start on this machine ({told}); use engine processes"
-                ) from error
+        try:
+            if ours:
+                address = _begin_cluster(held, cpus)
+                where = "a Ray cluster of this machine, for this study only"
+                settings = {**ENVIRONMENT, "RAY_AUTH_TOKEN": _token(), "RAY_AUTH_MODE": "token"}
+                options["_node_ip_address"] = "127.0.0.1"
+            held.callback(ray.shutdown)
+            with _quietly(settings), _loopback(ours):
+                _read_token()
+                ray.init(address=address, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            told = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"Ray does not start on this machine ({told}); use engine processes"
+                if ours
+                else f"no Ray cluster answers at {address!r} ({told})"
+            ) from error
         yield where
+
+
+def _begin_cluster(held: ExitStack, cpus: int) -> str:
+    """The address of a cluster of our own, which ends with `held` or with this process."""
+    room = len(tempfile.gettempdir()) <= LONGEST
+    directory = tempfile.mkdtemp(prefix="etascope-", dir=None if room else "/tmp")
+    held.callback(shutil.rmtree, directory, ignore_errors=True)
+    held.callback(_read_token)
+    guardian = Guardian(directory, cpus, _token())
+    held.callback(guardian.end)
+    return guardian.address
 
 
 def _knock(address: str) -> None:
@@ -153,8 +158,8 @@ def _token() -> str:
     return secrets.token_hex(32)
 
 
-def _forget_token() -> None:
-    """Ray remembers how it was told to authenticate, which a later cluster need not share."""
+def _read_token() -> None:
+    """Have Ray look again how it is told to authenticate; it remembers the first answer."""
     import ray
 
     with suppress(AttributeError):

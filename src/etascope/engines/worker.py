@@ -7,6 +7,7 @@ soon as the process that started it is gone.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from etascope.problems.problem import Problem
     from etascope.records import TrialId
 
+WATCH_SECONDS = 1.0  # how often it is looked whether the parent is another one
 TICK_SECONDS = 0.2  # between two ticks; each wakes the coordinator, which takes a core
 
 
@@ -49,12 +51,15 @@ def main() -> None:
     with suppress(EOFError):
         _spare_the_compiler()
         from etascope.engines.handover import receive_problem
-        from etascope.errors import text_of
+        from etascope.errors import EtascopeError, text_of
 
         try:
             problem, plan = receive_problem(connection)
         except EOFError:
             raise
+        except EtascopeError as error:
+            connection.send(("error", error))
+            return
         except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
             connection.send(("broken", text_of(error)))
             return
@@ -105,7 +110,13 @@ def _serve(connection: Connection, problem: Problem, plan: Plan) -> None:
 
 
 def _end_with_parent() -> None:
-    """Standard input is a pipe that only ends when the process that started this one is gone."""
-    while os.read(0, 1):
-        pass
+    """End when the process that started this one is gone.
+
+    Standard input is a pipe that ends then, unless a fork of that process holds it open too.
+    """
+    parent = os.getppid()
+    while os.getppid() == parent:
+        readable, _, _ = select.select([0], [], [], WATCH_SECONDS)
+        if readable and not os.read(0, 1):
+            break
     os._exit(1)

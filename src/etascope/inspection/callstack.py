@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
 
 from etascope.arguments import whole
+from etascope.caller import left_as_it_was
 from etascope.errors import StudyError, UsageError
 from etascope.factories import check_factories
 from etascope.inspection.frames import Frame, chain, frames
@@ -66,6 +67,7 @@ class CallStack:
         return self.bytes / self.seconds
 
 
+@left_as_it_was()
 def callstack(
     problem: Problem,
     optimizer: str | Callable[[nn.Module, float], Optimizer] = "adam",

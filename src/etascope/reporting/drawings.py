@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from etascope.caller import left_as_it_was
 from etascope.errors import StudyError, UsageError
 from etascope.inspection.graph import Graph, count_of, flops_of, parameters_of, to_json
 from etascope.inspection.words import flops_text
@@ -26,6 +27,7 @@ SUFFIXES = (".html", ".svg", ".png", ".dot")
 DOTS = 144  # per inch of a PNG file
 
 
+@left_as_it_was()
 def graph(
     subject: Problem | nn.Module,
     inputs: Any = None,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from etascope.caller import left_as_it_was
 from etascope.errors import StudyError
 from etascope.inspection.look import Look
 from etascope.journal import write_atomically
@@ -25,6 +26,7 @@ from etascope.study import Study, open_study
 PLOTLY = VENDOR / "plotly-basic.min.js"
 
 
+@left_as_it_was()
 def report(
     study: Study | str | os.PathLike[str] | Sequence[Study | str | os.PathLike[str]],
     path: str | os.PathLike[str],

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from etascope.caller import left_as_it_was
 from etascope.encoding import dumps
 from etascope.errors import StudyError, UsageError
 from etascope.inspection.callstack import CallStack
@@ -51,6 +52,7 @@ class Table(NamedTuple):
     rows: tuple[Row, ...]
 
 
+@left_as_it_was()
 def look_inside(study: Study) -> Path:
     """Capture the inside of a study's training, on copies, for every report of it from now on.
 

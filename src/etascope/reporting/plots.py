@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etascope.caller import left_as_it_was
 from etascope.errors import StudyError, UsageError
 from etascope.reporting import views
 from etascope.study import Study, open_study
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 DOTS = 200  # per inch of a PNG file
 
 
+@left_as_it_was()
 def plot(
     study: Study | str | os.PathLike[str], axes: Sequence[Axes] | None = None
 ) -> tuple[Axes, Axes, Axes]:
@@ -53,6 +55,7 @@ def plot(
     return loss, metric, curves
 
 
+@left_as_it_was()
 def save_plots(study: Study, directory: str | os.PathLike[str]) -> list[Path]:
     """Write the figures of the report as PNG files.
 
