@@ -9,8 +9,8 @@ import etascope
 
 SOURCE = Path(etascope.__file__).parent
 LAYERS = [
-    "errors",
     "words",
+    "errors",
     "arguments",
     "records",
     "randomness",

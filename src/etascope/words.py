@@ -1,14 +1,38 @@
-"""How numbers are written for people: few digits, no scientific notation where it can be avoided.
+"""How numbers and texts are written for people.
 
-Every function takes what may be missing or not finite, and always returns text.
+Numbers take few digits, and no scientific notation where it can be avoided; their functions take
+what may be missing or not finite, and always return text. Texts of others (names, paths, what an
+exception said) are made safe to show.
 """
 
 from __future__ import annotations
 
 import math
+import unicodedata
 
 MISSING = "–"
 THIN = "\u202f"  # between thousands; it does not break a line
+
+
+def visible(text: str) -> str:
+    """A text of others as one line in which every character can be seen.
+
+    What steers a terminal or reorders a line is written as Python would write it: control
+    characters, line breaks, marks of direction, characters without width, halves of a surrogate
+    pair. Letters, signs and spaces of all scripts stay as they are.
+
+    >>> print(visible("a\\x1b[31mb\\n"), visible("\\u202eevil"), visible("größe [0, 1]"))
+    a\\x1b[31mb\\n \\u202eevil größe [0, 1]
+    """
+    if text.isprintable():
+        return text
+    return "".join(map(_seen, text))
+
+
+def _seen(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -27,7 +27,7 @@ from etascope.commands.options import (
     WeightDecay,
     Workers,
 )
-from etascope.commands.output import each, print_compared, print_study, told
+from etascope.commands.output import draw, each, print_compared, print_place, print_study, say, told
 from etascope.plan import (
     BUDGET,
     DEMO_BUDGET,
@@ -76,12 +76,15 @@ def demo(
     study = told(es.sweep, problem, targets, seeds=seeds, **plan)
     es.look_inside(study)
     print_study(study)
-    typer.echo("\nAnd what find says, which goes on in the same study:\n")
+    say()
+    say("And what find says, which goes on in the same study:")
+    say()
     told(es.find, problem, budget=DEMO_BUDGET, **plan)
     study = es.open_study(study.path)
     page = es.report(study, study.path / "report.html")
     print_study(study)
-    typer.echo(f"\nThe report is {page}")
+    say()
+    say(f"The report is {page}")
 
 
 def sweep(
@@ -133,7 +136,7 @@ def sweep(
     for study in studies:
         print_study(study)
         es.look_inside(study)  # while the problem is at hand, for every report from now on
-        typer.echo(f"\nThe study is in {study.path}; etascope report {study.path} draws it")
+        print_place(study.path)
     print_compared(studies)
     # Where no trial ended by itself or by its rate, there is nothing to be learned from the study.
     trials = [history for study in studies for history in study.trials]
@@ -208,9 +211,7 @@ def find(
     else:
         for finding in findings:
             print_study(es.open_study(finding.study))
-            typer.echo(
-                f"\nThe study is in {finding.study}; etascope report {finding.study} draws it"
-            )
+            print_place(finding.study)
         print_compared([es.open_study(finding.study) for finding in findings])
     if all(finding.lr is None for finding in findings):
         raise typer.Exit(1)
@@ -249,8 +250,6 @@ def range_test(
 
         typer.echo(dumps(to_json(found.to_dict()), indent=1, allow_nan=False))
         return
-    from rich.console import Console
-
     from etascope.reporting.terminal import curve_table
 
-    Console().print(curve_table(found))
+    draw(curve_table(found))

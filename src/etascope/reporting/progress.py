@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from etascope.records import Burst, TrialId
+from etascope.reporting.console import Terminal
 from etascope.study import Study
 from etascope.words import counted
 
@@ -39,8 +40,8 @@ class TerminalProgress:
             elsewhere each finished burst is one line.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+    def __init__(self, console: Terminal | None = None) -> None:
+        self._console = console or Terminal(stderr=True)
         self._rows: dict[TrialId, _Row] = {}
         self._live: Live | None = None
         self._metric = "metric"
@@ -75,7 +76,7 @@ class TerminalProgress:
         resumed = f", {self._steps_before} steps already done" if self._steps_before else ""
         trials = f"{counted(len(self._rows), 'trial')} to train{resumed}"
         told = f"{why}: {trials}" if why else f"{trials}; study in {study.path}"
-        self._console.print(told, highlight=False, soft_wrap=True)
+        self._console.say(told)
         if self._console.is_terminal and self._rows:
             self._live = Live(get_renderable=self._table, console=self._console, transient=True)
             self._live.start()
@@ -98,17 +99,17 @@ class TerminalProgress:
         elif row.step >= row.target:
             row.state = "done"
         if self._live is None:
-            self._console.print(self._line(burst, row), highlight=False, soft_wrap=True)
+            self._console.say(self._line(burst, row))
 
     def note(self, text: str) -> None:
         """Write a line to be known before training starts."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.say(text)
 
     def stopping(self) -> None:
         """Say that the stop was heard."""
         self._interrupted = True
         if self._live is None:
-            self._console.print("stopping after this step; Ctrl-C again stops at once")
+            self._console.say("stopping after this step; Ctrl-C again stops at once")
 
     # Drawing ----------------------------------------------------------------------------------
 

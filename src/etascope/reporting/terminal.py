@@ -10,6 +10,7 @@ from rich.text import Text
 from etascope.reporting.answer import answer
 from etascope.reporting.compared import Comparison
 from etascope.reporting.compared import headline as compared_headline
+from etascope.reporting.console import Lines
 from etascope.reporting.found import standing
 from etascope.reporting.palette import MARKS
 from etascope.reporting.rates import Row, Spread, table
@@ -46,7 +47,7 @@ def summary(study: Study) -> RenderableType:
     # One row with a line a rate in each cell: the terminal's table takes its time by the row.
     cells = zip(*[_cells(row) for row in rows], strict=True)
     if rows:
-        columns.add_row(*[Text("\n").join(Text() + cell for cell in column) for column in cells])
+        columns.add_row(*map(Lines, cells))
     reasons = Table.grid(padding=(0, 2, 0, 0))
     reasons.add_column(justify="right", no_wrap=True)
     reasons.add_column()
