@@ -18,6 +18,7 @@ LAYERS = [
     "problems",
     "optim",
     "plan",
+    "call",
     "factories",
     "diagnosis",
     "state",

@@ -34,10 +34,10 @@ from etascope.plan import (
     LADDER,
     STEPS,
     Plan,
+    demo_rungs,
     demo_targets,
     logspace,
     parse_lrs,
-    tenths,
 )
 
 
@@ -62,11 +62,10 @@ def demo(
     steps = whole("steps", steps, least=1)
     targets = demo_targets(steps, parse_lrs(lrs) if lrs else LADDER)
     problem = es.get_problem("mnist-cnn", data=data, keep_prob=keep_prob)
-    # One study for both: what the one has trained to a stop of the other is not trained again.
     stops, _ = stops_of([1.0] * steps)
     plan: dict[str, Any] = {
         "steps": steps,
-        "rungs": {*tenths(steps), *targets.values(), *stops},
+        "rungs": demo_rungs(steps, targets, stops),
         "precision": precision,
         "engine": engine,
         "workers": workers,
