@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from etascope.diagnosis.sensitivity import sensitivity
+from etascope.diagnosis.statistics import average
 from etascope.errors import UsageError
 from etascope.records import History
 from etascope.reporting.axes import Range, log_range, log_ticks, plain_range
 from etascope.reporting.figures import Figure, Trace, axis, label, layout, line, plain
 from etascope.reporting.palette import MARKS
 from etascope.reporting.words import number, rate
+from etascope.search.edge import decades
 from etascope.study import Study
 
 COLOURS = ("best", "diverged", "good", "stuck", "slow", "undecided")  # of the verdicts, in turn
@@ -100,7 +102,7 @@ def _row(
         name=name,
         lr=lr,
         band=band,
-        decades=None if band is None else math.log10(band[1] / band[0]),
+        decades=None if band is None else decades(*band),
         loss=min(losses.values(), default=None) if lr is not None else None,
         sensitivity=spread,
         settled=study.complete if finding is None else finding.status == "resolved",
@@ -126,7 +128,7 @@ def _losses(study: Study) -> dict[float, float]:
     for history in study.trials:
         if (loss := _final(history, study.horizon, chance)) is not None:
             groups.setdefault(history.trial.lr, []).append(loss)
-    return {lr: sum(values) / len(values) for lr, values in sorted(groups.items())}
+    return {lr: average(values) for lr, values in sorted(groups.items())}
 
 
 def _final(history: History, horizon: int, chance: float) -> float | None:
@@ -184,7 +186,7 @@ def _strip(row: Compared, css: str, place: int, reach: Range) -> list[Trace]:
         "marker": {"symbol": SYMBOLS[css], "size": 10, "color": colour},
     }
     room = 10 ** (ROOM * (reach[1] - reach[0]))
-    if math.log10(low * high) / 2 < middle:
+    if (math.log10(low) + math.log10(high)) / 2 < middle:
         name = label(high * room, place, plain(row.name), colour, "middle right")
     else:
         name = label(low / room, place, plain(row.name), colour, "middle left")

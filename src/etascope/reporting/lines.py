@@ -69,7 +69,7 @@ def _pair_figure(
     alt = (
         f"{metric} on the training batch over the steps at rate {rate(curve.lr)}, which is "
         f"{curve.verdict}; held out it ends at {share(end)}"
-        + ("; a dashed grey line is {behind.made_by}." if behind else ".")
+        + (f"; a dashed grey line is {behind.made_by}." if behind else ".")
     )
     return Figure(f"pair-{name}", alt, traces, made)
 

@@ -246,7 +246,7 @@ def _colour_bar(ax: Axes, lrs: Sequence[float]) -> None:
 
     colours = LinearSegmentedColormap.from_list("rates", scale())
     mapped = ScalarMappable(LogNorm(min(lrs), max(lrs)), colours)
-    bar = ax.get_figure(root=True).colorbar(mapped, ax=ax, fraction=0.03, pad=0.02)  # type: ignore[union-attr]
+    bar = ax.figure.colorbar(mapped, ax=ax, fraction=0.03, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8.5, colors=MUTED)
     bar.set_label("η", color=MUTED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from etascope.diagnosis.statistics import average
 from etascope.records import History
 from etascope.study import Study
 
@@ -66,4 +67,4 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
     there = [v for v in values if v is not None]
     if not there:
         return None
-    return Spread(sum(there) / len(there), min(there), max(there), len(there))
+    return Spread(average(there), min(there), max(there), len(there))

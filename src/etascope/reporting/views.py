@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from etascope.diagnosis.statistics import average
 from etascope.optim.reference import effective_lr
 from etascope.records import Evaluation, History, Verdict
 from etascope.reporting.answer import FAILED, Answer, answer
@@ -246,7 +247,7 @@ def _common(study: Study) -> Common | None:
 
 def _mean(values: Sequence[float | None]) -> float:
     there = [v for v in values if v is not None]
-    return sum(there) / len(there) if there else math.nan
+    return average(there) if there else math.nan
 
 
 def _curve(history: History, verdict: Verdict, limit: int) -> Curve:

@@ -96,9 +96,11 @@ def smooth(curve: np.ndarray) -> np.ndarray:
     its noise.
     """
     found = np.full(len(curve), np.nan)
-    usual = float(np.nanmedian(np.abs(np.diff(curve)))) if np.isfinite(curve).sum() > 1 else 0.0
+    with np.errstate(over="ignore"):
+        changes = np.abs(np.diff(curve))
+    usual = float(np.nanmedian(changes)) if np.isfinite(curve).sum() > 1 else 0.0
     mean, lowest = 0.0, math.inf
-    for step, loss in enumerate(curve):
+    for step, loss in enumerate(curve.tolist()):
         if not math.isfinite(loss):
             break
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
