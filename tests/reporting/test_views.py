@@ -16,7 +16,7 @@ from reporting.written_studies import CHANCE, Builder, burst, evaluation, facts,
 from etascope.optim.reference import effective_lr
 from etascope.records import Burst, Chance, Failure, TrialId
 from etascope.reporting import elsewhere, views
-from etascope.reporting.axes import apart
+from etascope.reporting.axes import Reach, apart
 from etascope.reporting.ends import ends
 from etascope.reporting.palette import MARKS
 from etascope.reporting.thinning import thin
@@ -297,14 +297,14 @@ def test_views_of_losses_below_zero_and_evaluations_that_are_not_finite(build: B
 def test_names_beside_curves_keep_apart_and_inside(build: Builder, log: bool) -> None:
     """Whatever step the curves end at: those of paused and of broken trials too."""
     targets = {1e-5: 300, 1e-4: 290, 3e-4: 300, 1e-3: 1000, 0.1: 200, 0.5: 210, 5.0: 100, 10.0: 99}
-    reach = (-2.0, 2.0) if log else (0.0, 8.0)
-    found = ends(views.curves(build(targets)), reach, 0.055, log=log)
+    reach = Reach(-2.0, 2.0, log=True) if log else Reach(0.0, 8.0, log=False)
+    found = ends(views.curves(build(targets)), reach, 0.055)
     assert {end.lr for end in found} == set(targets)
     heights = sorted(math.log10(end.height) if log else end.height for end in found)
-    gap = 0.055 * (reach[1] - reach[0])
+    gap = 0.055 * (reach.high - reach.low)
     assert all(b - a >= gap - 1e-9 for a, b in pairwise(heights))
-    assert heights[0] >= reach[0]
-    assert heights[-1] <= reach[1]
+    assert heights[0] >= reach.low
+    assert heights[-1] <= reach.high
 
 
 def test_apart_stays_inside_where_there_is_room() -> None:

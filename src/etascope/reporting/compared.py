@@ -10,8 +10,18 @@ from etascope.diagnosis.sensitivity import sensitivity
 from etascope.diagnosis.statistics import average
 from etascope.errors import UsageError
 from etascope.records import History
-from etascope.reporting.axes import Range, log_range, log_ticks, plain_range
-from etascope.reporting.figures import Figure, Trace, axis, label, layout, line, plain
+from etascope.reporting.axes import Range, Reach, log_ticks, loss_reach, rate_reach
+from etascope.reporting.figures import (
+    Figure,
+    Trace,
+    axis,
+    beyond,
+    label,
+    layout,
+    line,
+    plain,
+    value_axis,
+)
 from etascope.reporting.palette import MARKS
 from etascope.reporting.words import number, rate
 from etascope.search.edge import decades
@@ -141,21 +151,19 @@ def _final(history: History, horizon: int, chance: float) -> float | None:
 def comparison_figure(found: Comparison) -> Figure:
     """The response of every optimizer; below the curves a row for each, with its name and band."""
     values = [found.chance, *(loss for row in found.rows for loss in row.losses)]
-    logs = log_range(values, 0.08)
-    low, high = logs or plain_range(values, 0.08)
-    left, right = log_range([lr for row in found.rows for lr in row.lrs]) or (0.0, 1.0)
-    ends = (10**left, 10**right)
-    traces: list[Trace] = [
-        line(ends, (found.chance, found.chance), "var(--muted)", width=1, dash="dot")
-    ]
+    reach = loss_reach(values, found.chance, 0.08)
+    rates = rate_reach([lr for row in found.rows for lr in row.lrs])
+    left, right, ends = rates.low, rates.high, rates.ends
+    level = reach.place(found.chance)
+    traces: list[Trace] = [line(ends, (level, level), "var(--muted)", width=1, dash="dot")]
     for place, row in enumerate(found.rows):
         css = COLOURS[place % len(COLOURS)]
-        traces += [_curve(row, css), *_strip(row, css, place, (left, right))]
+        traces += [_curve(row, css, reach), *_strip(row, css, place, (left, right))]
     count = len(found.rows)
     floor = count * ROW / (1 + count * ROW)  # of the height, which the rows take
     x = axis("learning rate η", log=True, ticks=log_ticks(*ends), range=[left, right], anchor="y2")
-    ticks = log_ticks(10**low, 10**high, 6) if logs else None
-    y = axis("held-out loss", log=bool(logs), ticks=ticks, range=[low, high], domain=[floor, 1])
+    y = value_axis("held-out loss", reach, 6) | {"domain": [floor, 1]}
+    traces += beyond(reach, ends[1])
     strips = {"domain": [0, floor], "range": [count - 0.5, -0.5], "visible": False}
     alt = "Held-out loss against the learning rate, one line an optimizer. " + " ".join(
         f"{row.name}: best at {rate(row.lr)} with {number(row.loss)}."
@@ -165,8 +173,8 @@ def comparison_figure(found: Comparison) -> Figure:
     return Figure("comparison", alt, traces, {**layout(x, y), "yaxis2": strips})
 
 
-def _curve(row: Compared, css: str) -> Trace:
-    return line(row.lrs, row.losses, f"var(--{css})") | {
+def _curve(row: Compared, css: str, reach: Reach) -> Trace:
+    return line(row.lrs, reach.places(row.losses), f"var(--{css})") | {
         "mode": "lines+markers",
         "marker": {"symbol": SYMBOLS[css], "size": 8, "color": f"var(--{css})"},
         "hoverinfo": None,

@@ -140,7 +140,7 @@ def _curves(make: type[Figure], study: Study) -> Figure:
     from etascope.reporting.panels import curves_panel
 
     figure = make(figsize=(9.0, 4.6), layout=_layout())
-    curves_panel(figure.subplots(), views.curves(study), study.problem.chance.loss)
+    curves_panel(figure.subplots(), views.curves(study), views.response(study).chance)
     return figure
 
 

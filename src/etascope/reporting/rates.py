@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from etascope.diagnosis.statistics import average
 from etascope.records import History
+from etascope.reporting.highlight import SUGGESTED, marked
+from etascope.reporting.words import listed, rate
 from etascope.study import Study
 
 
@@ -36,7 +38,10 @@ class Row(NamedTuple):
 
 
 def table(study: Study) -> tuple[Row, ...]:
-    """One row a rate, ascending: numbers over its seeds, the verdict and its reason."""
+    """One row a rate, ascending: numbers over its seeds, the verdict and its reason.
+
+    A suggestion that was not trained itself has a row too, without numbers.
+    """
     rows = []
     groups: dict[float, list[History]] = {}
     for history in study.trials:
@@ -54,13 +59,25 @@ def table(study: Study) -> tuple[Row, ...]:
                 metric=_spread([e.metric for e in valid]),
                 test_metric=_spread([e.metric for e in test]),
                 peak_loss=_spread([h.peak[1] if h.peak else None for h in group]),
-                verdict=verdict.name,
+                verdict=marked(study, lr, verdict.name),
                 provisional=verdict.provisional,
                 as_of=verdict.step,
                 reason=verdict.reason,
             )
         )
+    finding = study.finding
+    if finding is not None and finding.lr is not None and finding.lr not in groups:
+        rows = sorted([*rows, _untrained(finding.lr, study.lrs)], key=lambda row: row.lr)
     return tuple(rows)
+
+
+def _untrained(lr: float, trained: Sequence[float]) -> Row:
+    """The row of a suggestion that lies between the rates that were trained."""
+    beside = [max([r for r in trained if r < lr], default=None)]
+    beside.append(min([r for r in trained if r > lr], default=None))
+    names = listed([rate(r) for r in beside if r is not None])
+    reason = f"not trained itself: the losses of the rates around it are lowest here, by {names}"
+    return Row(lr, 0, (0, 0), None, None, None, None, SUGGESTED, False, 0, reason)
 
 
 def _spread(values: Sequence[float | None]) -> Spread | None:

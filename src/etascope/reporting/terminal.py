@@ -12,6 +12,7 @@ from etascope.reporting.compared import Comparison
 from etascope.reporting.compared import headline as compared_headline
 from etascope.reporting.console import Lines
 from etascope.reporting.found import standing
+from etascope.reporting.highlight import SUGGESTED
 from etascope.reporting.palette import MARKS
 from etascope.reporting.rates import Row, Spread, table
 from etascope.reporting.words import number, rate, share
@@ -20,6 +21,7 @@ from etascope.search.range_test import RangeTest
 from etascope.study import Study
 
 STYLES = {
+    "suggested": "bold green",
     "best": "bold green",
     "good": "green",
     "too slow": "blue",
@@ -74,11 +76,19 @@ def _race(study: Study, finding: Finding) -> RenderableType:
         columns.add_column(name, justify="right", no_wrap=True)
     columns.add_column("in the race", no_wrap=True)
     turned = -1 if finding.objective == "metric" and study.problem.higher_is_better else 1
+    rows = []
     for found in finding.rates:
         told = standing(finding, found)
-        style = "bold green" if told == "suggested" else "green" if told == "as good" else ""
+        style = STYLES[told] if told == SUGGESTED else "green" if told == "as good" else ""
+        told = f"{MARKS[told].glyph} {told}" if told == SUGGESTED else told
         cells = [rate(found.lr), str(found.seeds), str(found.steps), number(turned * found.score)]
-        columns.add_row(*cells, Text(told, style=style))
+        rows.append((found.lr, cells, Text(told, style=style)))
+    if finding.lr is not None and finding.lr not in study.lrs:
+        told = f"{MARKS[SUGGESTED].glyph} {SUGGESTED}, between the rates that were trained"
+        cells = [rate(finding.lr), "", "", ""]
+        rows.append((finding.lr, cells, Text(told, style=STYLES[SUGGESTED])))
+    for _, cells, words in sorted(rows, key=lambda row: row[0]):
+        columns.add_row(*cells, words)
     return Group(
         Text(said.headline, style="bold"),
         *map(Text, said.sentences),

@@ -86,5 +86,5 @@ def _between(near: float, far: float, way: float) -> float:
     """The rate at a share of the way in log rate, also where the ratio of the two is no double."""
     ratio = far / near
     if 0 < ratio < math.inf:
-        return near * ratio**way
+        return float(near * ratio**way)
     return math.exp(math.log(near) * (1 - way) + math.log(far) * way)
