@@ -35,6 +35,15 @@ def _seen(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters, for where there is no room for more.
+
+    >>> shortened("accuracy", 8), shortened("accuracy of it", 8)
+    ('accuracy', 'accurac…')
+    """
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A number in `digits` significant digits.
 

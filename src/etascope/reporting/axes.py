@@ -9,7 +9,7 @@ from typing import NamedTuple
 from etascope.reporting.words import number, rate
 
 Range = tuple[float, float]
-SMALLEST, LARGEST = -323.3, 304.0  # powers of ten that a page and a picture can place
+SMALLEST, LARGEST = -304.0, 304.0  # powers of ten that a page and a picture can place
 DECADES = 9  # that an axis of losses shows above and below what knowing nothing gives
 SPANS = 100  # times the middle half of values that a plain axis shows beyond it
 
@@ -48,6 +48,10 @@ class Reach(NamedTuple):
         low, high = self.ends
         return min(max(value, low), high)
 
+    def span(self, ends: Range) -> Range:
+        """Where an interval is drawn."""
+        return self.place(ends[0]), self.place(ends[1])
+
     def places(self, values: Iterable[float | None]) -> list[float | None]:
         """Where each value is drawn; None stays None."""
         return [None if value is None else self.place(value) for value in values]
@@ -84,6 +88,8 @@ def log_ticks(low: float, high: float, most: int = 8) -> Ticks:
 
 def rate_reach(lrs: Iterable[float], pad: float = 0.06) -> Reach:
     """A logarithmic axis that holds all rates, with `pad` of its width added at each end.
+
+    The smallest and the largest doubles are drawn at its ends, where there is no room for more.
 
     >>> rate_reach([0.01, 1.0], 0.5)
     Reach(low=-3.0, high=1.0, log=True, below=None, above=None)

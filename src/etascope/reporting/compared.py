@@ -10,7 +10,7 @@ from etascope.diagnosis.sensitivity import sensitivity
 from etascope.diagnosis.statistics import average
 from etascope.errors import UsageError
 from etascope.records import History
-from etascope.reporting.axes import Range, Reach, log_ticks, loss_reach, rate_reach
+from etascope.reporting.axes import Reach, log_ticks, loss_reach, rate_reach
 from etascope.reporting.figures import (
     Figure,
     Trace,
@@ -158,7 +158,7 @@ def comparison_figure(found: Comparison) -> Figure:
     traces: list[Trace] = [line(ends, (level, level), "var(--muted)", width=1, dash="dot")]
     for place, row in enumerate(found.rows):
         css = COLOURS[place % len(COLOURS)]
-        traces += [_curve(row, css, reach), *_strip(row, css, place, (left, right))]
+        traces += [_curve(row, css, rates, reach), *_strip(row, css, place, rates)]
     count = len(found.rows)
     floor = count * ROW / (1 + count * ROW)  # of the height, which the rows take
     x = axis("learning rate η", log=True, ticks=log_ticks(*ends), range=[left, right], anchor="y2")
@@ -173,8 +173,8 @@ def comparison_figure(found: Comparison) -> Figure:
     return Figure("comparison", alt, traces, {**layout(x, y), "yaxis2": strips})
 
 
-def _curve(row: Compared, css: str, reach: Reach) -> Trace:
-    return line(row.lrs, reach.places(row.losses), f"var(--{css})") | {
+def _curve(row: Compared, css: str, rates: Reach, reach: Reach) -> Trace:
+    return line(rates.places(row.lrs), reach.places(row.losses), f"var(--{css})") | {
         "mode": "lines+markers",
         "marker": {"symbol": SYMBOLS[css], "size": 8, "color": f"var(--{css})"},
         "hoverinfo": None,
@@ -182,19 +182,19 @@ def _curve(row: Compared, css: str, reach: Reach) -> Trace:
     }
 
 
-def _strip(row: Compared, css: str, place: int, reach: Range) -> list[Trace]:
+def _strip(row: Compared, css: str, place: int, rates: Reach) -> list[Trace]:
     """A row of its own: the band, the best rate on it, and the name on the side with more room."""
-    colour, middle = f"var(--{css})", sum(reach) / 2
+    colour, middle = f"var(--{css})", rates.at(0.5)
     if row.lr is None:
         words = f"{plain(row.name)}: none learned"
-        return [label(10**middle, place, words, colour, "middle center") | {"yaxis": "y2"}]
-    low, high = row.band or (row.lr, row.lr)
-    best = line([row.lr], [place], colour) | {
+        return [label(middle, place, words, colour, "middle center") | {"yaxis": "y2"}]
+    low, high = rates.span(row.band or (row.lr, row.lr))
+    best = line([rates.place(row.lr)], [place], colour) | {
         "mode": "markers",
         "marker": {"symbol": SYMBOLS[css], "size": 10, "color": colour},
     }
-    room = 10 ** (ROOM * (reach[1] - reach[0]))
-    if (math.log10(low) + math.log10(high)) / 2 < middle:
+    room = 10 ** (ROOM * (rates.high - rates.low))
+    if math.log10(low) + math.log10(high) < 2 * math.log10(middle):
         name = label(high * room, place, plain(row.name), colour, "middle right")
     else:
         name = label(low / room, place, plain(row.name), colour, "middle left")

@@ -116,7 +116,8 @@ def response_figure(view: Response, field: str) -> Figure | None:
     if loss:  # room for the words above the chance line
         reach = reach._replace(high=reach.high + 0.1 * (reach.high - reach.low))
     rates = rate_reach([p.lr for p in view.points])
-    traces = [*_edge(view, reach), *_band(view, reach), *_common(view, reach, loss)]
+    traces = [*_edge(view, rates, reach), *_band(view, rates, reach)]
+    traces += _common(view, rates, reach, loss)
     if level is not None:
         knowing = (
             f"{view.chance_name}: {number(level)}" if loss else f"commonest class: {share(level)}"
@@ -126,8 +127,8 @@ def response_figure(view: Response, field: str) -> Figure | None:
         traces.append(_level_label(rates.ends[0], drawn, knowing, reach, above=loss))
     # A broken trial without a finite value is shown all the same, near the worse edge.
     worse = reach.at(0.95 if loss or not view.higher_is_better else 0.05)
-    traces += _marks(view, values, reach, worse, plain(name))
-    traces += _star(view, reach, loss, plain(name))
+    traces += _marks(view, values, (rates, reach), worse, plain(name))
+    traces += _star(view, (rates, reach), loss, plain(name))
     traces += beyond(reach, rates.ends[1])
     y = value_axis(f"held-out {plain(name)}", reach, 6)
     ticks = log_ticks(*rates.ends)
@@ -154,10 +155,10 @@ def _level_label(x: float, level: float, text: str, reach: Reach, *, above: bool
     return label(x, y, text, MUTED, "top right" if above else "bottom right")
 
 
-def _band(view: Response, reach: Reach) -> list[Trace]:
+def _band(view: Response, rates: Reach, reach: Reach) -> list[Trace]:
     if view.band is None:
         return []
-    low, high = view.band
+    low, high = rates.span(view.band)
     bottom, top = reach.ends
     if low == high:
         return [line((low, low), (bottom, top), BAND, width=10)]
@@ -166,27 +167,27 @@ def _band(view: Response, reach: Reach) -> list[Trace]:
     return [line(*corners, BAND, width=0, **fill)]
 
 
-def _edge(view: Response, reach: Reach) -> list[Trace]:
+def _edge(view: Response, rates: Reach, reach: Reach) -> list[Trace]:
     """The interval in which training breaks."""
     if view.edge is None:
         return []
     bottom, top = reach.ends
     fill: Trace = {"fill": "toself", "fillcolor": EDGE}
-    rates = [point.lr for point in view.points]
-    low, high = (min(max(lr, min(rates)), max(rates)) for lr in view.edge)
+    tried = [point.lr for point in view.points]
+    low, high = rates.span(Reach(min(tried), max(tried), log=False).span(view.edge))
     corners = ((low, high, high, low, low), (bottom, bottom, top, top, bottom))
     return [line(*corners, EDGE, width=0, **fill)]
 
 
-def _common(view: Response, reach: Reach, loss: bool) -> list[Trace]:
+def _common(view: Response, rates: Reach, reach: Reach, loss: bool) -> list[Trace]:
     """The line through all rates at the last step that all of them reached."""
     if view.common is None:
         return []
     heights = reach.places(view.common.loss if loss else view.common.metric)
-    return [line(view.common.lrs, heights, FAINT, width=1.5)]
+    return [line(rates.places(view.common.lrs), heights, FAINT, width=1.5)]
 
 
-def _star(view: Response, reach: Reach, loss: bool, name: str) -> list[Trace]:
+def _star(view: Response, axes: tuple[Reach, Reach], loss: bool, name: str) -> list[Trace]:
     """The suggestion of a race, trained or not."""
     value = None if view.star is None else view.star.loss if loss else view.star.metric
     if view.star is None or value is None:
@@ -198,8 +199,8 @@ def _star(view: Response, reach: Reach, loss: bool, name: str) -> list[Trace]:
         {
             "type": "scatter",
             "mode": "markers",
-            "x": [view.star.lr],
-            "y": [reach.place(value)],
+            "x": [axes[0].place(view.star.lr)],
+            "y": [axes[1].place(value)],
             "text": [told],
             "hovertemplate": "%{text}<extra></extra>",
             "cliponaxis": False,
@@ -214,9 +215,13 @@ def _star(view: Response, reach: Reach, loss: bool, name: str) -> list[Trace]:
 
 
 def _marks(
-    view: Response, values: Sequence[float | None], reach: Reach, worse: float, name: str
+    view: Response,
+    values: Sequence[float | None],
+    axes: tuple[Reach, Reach],
+    worse: float,
+    name: str,
 ) -> list[Trace]:
-    traces = []
+    traces, (rates, reach) = [], axes
     for verdict, mark in MARKS.items():
         chosen = [
             (p, v)
@@ -240,7 +245,7 @@ def _marks(
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": [p.lr for p, _ in chosen],
+                "x": [rates.place(p.lr) for p, _ in chosen],
                 "y": [worse if v is None else reach.place(v) for _, v in chosen],
                 "text": told,
                 "hovertemplate": "%{text}<extra></extra>",
@@ -276,14 +281,15 @@ def schedule_figure(view: AdamSchedule) -> Figure:
     traces = []
     for shown in view.rates:
         colour = "var(--diverged)" if shown.role == "fails" else "var(--best)"
-        traces.append(line((1, last), (shown.lr, shown.lr), colour, width=1, dash="dot"))
+        level = reach.place(shown.lr)
+        traces.append(line((1, last), (level, level), colour, width=1, dash="dot"))
         hover = "step %{x}: lr<sub>t</sub> = %{y:.3g}<extra></extra>"
         told = {"hoverinfo": None, "hovertemplate": hover}
-        factor = line(shown.steps, shown.effective, colour, width=2.5, **told)
+        factor = line(shown.steps, reach.places(shown.effective), colour, width=2.5, **told)
         factor["line"]["simplify"] = False  # few points and a smooth curve: none is to be left out
         traces.append(factor)
         traces.append(
-            label(1, 1.08 * shown.lr, f"η = {rate(shown.lr)}, {shown.role}", colour, "top right")
+            label(1, 1.08 * level, f"η = {rate(shown.lr)}, {shown.role}", colour, "top right")
         )
     y = value_axis("lr<sub>t</sub>", reach, 6)
     x = axis("step t", log=True, ticks=log_ticks(1, last), range=[0, rate_reach((1, last)).high])

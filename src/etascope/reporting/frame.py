@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from etascope.reporting.axes import Reach, log_ticks
-from etascope.words import visible
+from etascope.words import shortened, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.text import Text
 
+LONGEST = 64  # characters of a name: a longer one leaves no room for the panel
 INK, MUTED, FAINT, GRID = "#16191d", "#6a717b", "#a9afb8", "#ececea"
 
 
@@ -30,7 +31,7 @@ def words(text: Text) -> None:
     """A text of the user's as it is, where matplotlib would read formulas in it."""
     text.set_parse_math(False)
     text.set_usetex(False)
-    text.set_text(visible(text.get_text()))
+    text.set_text(shortened(visible(text.get_text()), LONGEST))
 
 
 def middle(ax: Axes, text: str) -> None:

@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from etascope.reporting.axes import Reach, loss_reach, plain_reach, rate_reach
 from etascope.reporting.ends import ends
 from etascope.reporting.frame import FAINT, INK, MUTED, frame, log_axis, middle, show_reach, words
@@ -32,7 +30,8 @@ def response_panel(ax: Axes, view: Response, field: str) -> None:
     name = "loss" if loss else view.metric or "metric"
     values = [p.loss if loss else p.metric for p in view.points]
     level = view.chance if loss else view.majority
-    log_axis(ax, "x", rate_reach([p.lr for p in view.points]))
+    rates = rate_reach([p.lr for p in view.points])
+    log_axis(ax, "x", rates)
     frame(ax, "learning rate η", f"held-out {name}")
     if all(v is None for v in values):
         ax.set_yticks([])
@@ -41,10 +40,10 @@ def response_panel(ax: Axes, view: Response, field: str) -> None:
     reach = loss_reach(values, level, 0.08) if loss else plain_reach([*values, level])
     reach = reach._replace(high=reach.high + 0.08 * (reach.high - reach.low))
     show_reach(ax, reach)
-    _band(ax, view)
+    _band(ax, view, rates)
     if view.common is not None:
         ax.plot(
-            view.common.lrs,
+            _nan(rates.places(view.common.lrs)),
             _nan(reach.places(view.common.loss if loss else view.common.metric)),
             color=FAINT,
             lw=1.2,
@@ -63,7 +62,7 @@ def response_panel(ax: Axes, view: Response, field: str) -> None:
         ]
         for point, value in chosen:
             ax.plot(
-                [point.lr],
+                [rates.place(point.lr)],
                 [worse if value is None else reach.place(value)],
                 mark.matplotlib,
                 zorder=3,
@@ -74,7 +73,7 @@ def response_panel(ax: Axes, view: Response, field: str) -> None:
                 mfc="none" if point.provisional else mark.light,
                 label=verdict if point is chosen[0][0] else None,
             )
-    _star(ax, view, reach, loss=loss)
+    _star(ax, view, rates, reach, loss=loss)
 
 
 def pair_panel(
@@ -167,11 +166,11 @@ def schedule_panel(ax: Axes, view: AdamSchedule) -> None:
     frame(ax, "step t", "lrₜ")
     for shown in view.rates:
         colour = MARKS["diverged" if shown.role == "fails" else "best"].light
-        ax.axhline(shown.lr, color=colour, lw=0.9, ls=":")
-        ax.plot(shown.steps, shown.effective, color=colour, lw=2)
+        ax.axhline(reach.place(shown.lr), color=colour, lw=0.9, ls=":")
+        ax.plot(shown.steps, _nan(reach.places(shown.effective)), color=colour, lw=2)
         ax.annotate(
             f"η = {rate(shown.lr)}, {shown.role}",
-            (1, shown.lr),
+            (1, reach.place(shown.lr)),
             xytext=(2, 4),
             textcoords="offset points",
             color=colour,
@@ -195,12 +194,13 @@ def key(ax: Axes, columns: int) -> None:
     )
 
 
-def _band(ax: Axes, view: Response) -> None:
+def _band(ax: Axes, view: Response, rates: Reach) -> None:
     if view.edge is not None:
-        rates = [point.lr for point in view.points]
-        ax.axvspan(*np.clip(view.edge, min(rates), max(rates)), color=EDGE, alpha=0.1, lw=0)
+        tried = [point.lr for point in view.points]
+        edge = Reach(min(tried), max(tried), log=False).span(view.edge)
+        ax.axvspan(*rates.span(edge), color=EDGE, alpha=0.1, lw=0)
     if view.band is not None:
-        low, high = view.band
+        low, high = rates.span(view.band)
         wide = 1.07 if low == high else 1.0
         ax.axvspan(low / wide, high * wide, color=BAND, alpha=0.13, lw=0)
 
@@ -247,14 +247,14 @@ def _colour_bar(ax: Axes, lrs: Sequence[float]) -> None:
     bar.set_label("η", color=MUTED)
 
 
-def _star(ax: Axes, view: Response, reach: Reach, *, loss: bool) -> None:
+def _star(ax: Axes, view: Response, rates: Reach, reach: Reach, *, loss: bool) -> None:
     """The suggestion of a race, trained or not."""
     value = None if view.star is None else view.star.loss if loss else view.star.metric
     if view.star is None or value is None:
         return
     mark = MARKS["suggested"]
     ax.plot(
-        [view.star.lr],
+        [rates.place(view.star.lr)],
         [reach.place(value)],
         mark.matplotlib,
         zorder=4,

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from etascope.records import Burst, TrialId
 from etascope.reporting.console import Terminal
+from etascope.reporting.terminal import heading
 from etascope.study import Study
 from etascope.words import counted
 
@@ -68,7 +69,7 @@ class TerminalProgress:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        self._metric = study.problem.metric or "metric"
+        self._metric = heading(study.problem.metric)
         steps = {h.trial: h.step for h in study.trials}
         self._rows = {t: _Row(steps.get(t, 0), target) for t, target in waiting.items()}
         self._steps_before = sum(row.step for row in self._rows.values())

@@ -19,6 +19,7 @@ from etascope.reporting.words import number, rate, share
 from etascope.search.finding import Finding
 from etascope.search.range_test import RangeTest
 from etascope.study import Study
+from etascope.words import shortened, visible
 
 STYLES = {
     "suggested": "bold green",
@@ -41,7 +42,7 @@ def summary(study: Study) -> RenderableType:
         return _race(study, study.finding)
     said = answer(study)
     rows = table(study)
-    metric = study.problem.metric or "metric"
+    metric = heading(study.problem.metric)
     columns = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for name in ("rate", "seeds", "steps", "loss", metric, "test", "peak"):
         columns.add_column(name, justify="right", no_wrap=True)
@@ -71,7 +72,7 @@ def _race(study: Study, finding: Finding) -> RenderableType:
     """The answer of `find`, and one line a rate of its race."""
     said = answer(study)
     columns = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    score = "loss" if finding.objective == "loss" else study.problem.metric or "metric"
+    score = "loss" if finding.objective == "loss" else heading(study.problem.metric)
     for name in ("rate", "seeds", "steps", score):
         columns.add_column(name, justify="right", no_wrap=True)
     columns.add_column("in the race", no_wrap=True)
@@ -135,6 +136,11 @@ def comparison_table(found: Comparison) -> RenderableType:
     reach = f"from {rate(found.reach[0])} to {rate(found.reach[1])}"
     note = f"Sensitivity: the loss that a rate drawn at random {reach} is expected to lose."
     return Group(Text(compared_headline(found), style="bold"), "", columns, "", Text(note, "dim"))
+
+
+def heading(metric: str | None) -> str:
+    """The name of a metric above its column."""
+    return shortened(visible(metric or "metric"), 24)
 
 
 def _cells(row: Row) -> list[str | Text]:

@@ -59,12 +59,17 @@ def drawn(values: Values | list[float]) -> Drawn:
     >>> drawn([0.123456789, float("inf")])
     (0.12346, None)
     """
-    return tuple(_rounded(float(v)) if np.isfinite(v) else None for v in values)
+    return tuple(rounded(float(v), 5) if np.isfinite(v) else None for v in values)
 
 
-def _rounded(value: float) -> float:
-    rounded = float(f"{value:.5g}")
-    return rounded if math.isfinite(rounded) else value  # the largest doubles, rounded up
+def rounded(value: float, digits: int) -> float:
+    """A number in so many significant digits; the largest doubles as they are.
+
+    >>> rounded(1.23456, 3)
+    1.23
+    """
+    short = float(f"{value:.{digits}g}")
+    return short if math.isfinite(short) else value
 
 
 def _mean(values: Values) -> float:

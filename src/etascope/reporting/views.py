@@ -21,7 +21,7 @@ from etascope.reporting.elsewhere import Reference, ReferenceCurve, behind, refe
 from etascope.reporting.highlight import SUGGESTED, Star, highlighted, marked, star
 from etascope.reporting.rates import Row, Spread, table
 from etascope.reporting.reproduction import Reproduction, reproduce
-from etascope.reporting.thinning import LIMIT, Drawn, Series, drawn, finite, thin
+from etascope.reporting.thinning import LIMIT, Drawn, Series, drawn, finite, rounded, thin
 from etascope.study import Study
 
 __all__ = [
@@ -227,8 +227,9 @@ def adam_schedule(study: Study) -> AdamSchedule | None:
     for told, lr in (("fails", pair.high and pair.high.lr), (role, highlighted(study))):
         if lr is not None:
             steps = np.unique(np.geomspace(1, max(study.horizon, 1), 300).round().astype(int))
-            values = effective_lr(lr, steps, BETAS)
-            effective = tuple(float(f"{v:.6g}") for v in values)
+            with np.errstate(over="ignore"):  # of rates near the largest double
+                values = np.minimum(effective_lr(lr, steps, BETAS), np.finfo(np.float64).max)
+            effective = tuple(rounded(float(v), 6) for v in values)
             rates.append(RateOverSteps(lr, told, tuple(steps.tolist()), effective))
     return AdamSchedule(optimizer == "adam-nesterov", BETAS, tuple(rates)) if rates else None
 
