@@ -78,10 +78,10 @@ def share(value: float | None) -> str:
 def rate(lr: float) -> str:
     """A learning rate, as it can be typed.
 
-    >>> rate(0.001), rate(1e-5)
-    ('0.001', '1e-5')
+    >>> rate(0.001), rate(1e-5), rate(1e300)
+    ('0.001', '1e-5', '1e300')
     """
-    return f"{lr:g}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{lr:g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
 
 
 def listed(parts: list[str]) -> str:

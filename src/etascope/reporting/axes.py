@@ -11,6 +11,7 @@ from etascope.reporting.words import number, rate
 Range = tuple[float, float]
 SMALLEST, LARGEST = -304.0, 304.0  # powers of ten that a page and a picture can place
 DECADES = 9  # that an axis of losses shows above and below what knowing nothing gives
+RATES = 16  # decades that an axis of rates shows on either side of the middle one
 SPANS = 100  # times the middle half of values that a plain axis shows beyond it
 
 
@@ -71,6 +72,17 @@ class Reach(NamedTuple):
         return said
 
 
+def rate_title(rates: Reach) -> str:
+    """What the axis of the rates is called, with what lies beyond it.
+
+    >>> rate_title(rate_reach([1e-3, 1e-2, 1e300]))
+    'learning rate η (up to 1e300 →)'
+    """
+    said = [f"← down to {rate(rates.below)}"] if rates.below is not None else []
+    said += [f"up to {rate(rates.above)} →"] if rates.above is not None else []
+    return f"learning rate η ({', '.join(said)})" if said else "learning rate η"
+
+
 def log_ticks(low: float, high: float, most: int = 8) -> Ticks:
     """Ticks at powers of ten between `low` and `high`, thinned to `most`; as text, like 1e-5.
 
@@ -89,13 +101,15 @@ def log_ticks(low: float, high: float, most: int = 8) -> Ticks:
 def rate_reach(lrs: Iterable[float], pad: float = 0.06) -> Reach:
     """A logarithmic axis that holds all rates, with `pad` of its width added at each end.
 
-    The smallest and the largest doubles are drawn at its ends, where there is no room for more.
+    Rates very far from the middle one are drawn at its ends.
 
     >>> rate_reach([0.01, 1.0], 0.5)
     Reach(low=-3.0, high=1.0, log=True, below=None, above=None)
     """
-    powers = [math.log10(lr) for lr in lrs if lr > 0] or [-1.0, 0.0]
-    return _padded(min(powers), max(powers), pad)
+    there = sorted(lr for lr in lrs if lr > 0) or [0.1, 1.0]
+    low, middle, high = (math.log10(there[k]) for k in (0, (len(there) - 1) // 2, -1))
+    made = _padded(max(low, middle - RATES), min(high, middle + RATES), pad)
+    return _with_beyond(made, there[0], there[-1])
 
 
 def loss_reach(values: Iterable[float | None], centre: float | None, pad: float = 0.06) -> Reach:
@@ -122,10 +136,7 @@ def loss_reach(values: Iterable[float | None], centre: float | None, pad: float 
     # The middle of what is shown stays there, however far away all values lie.
     powers = [middle, *map(math.log10, positive)] if centre else [*map(math.log10, positive)]
     low, high = max(min(powers), middle - DECADES), min(max(powers), middle + DECADES)
-    made = _padded(low, high, pad)
-    below = min(there) if min(there) < made.ends[0] else None
-    above = max(there) if max(there) > made.ends[1] else None
-    return made._replace(below=below, above=above)
+    return _with_beyond(_padded(low, high, pad), min(there), max(there))
 
 
 def plain_reach(values: Iterable[float | None], pad: float = 0.06) -> Reach:
@@ -142,11 +153,13 @@ def plain_reach(values: Iterable[float | None], pad: float = 0.06) -> Reach:
     low = max(_limited(low), first - SPANS * span)
     high = min(_limited(high), third + SPANS * span)
     room = (high - low or abs(high) or 1.0) * pad
-    made = Reach(low - room, high + room, log=False)
-    return made._replace(
-        below=there[0] if there[0] < made.low else None,
-        above=there[-1] if there[-1] > made.high else None,
-    )
+    return _with_beyond(Reach(low - room, high + room, log=False), there[0], there[-1])
+
+
+def _with_beyond(reach: Reach, least: float, most: float) -> Reach:
+    """An axis that knows which of the extreme values lie beyond it."""
+    low, high = reach.ends
+    return reach._replace(below=least if least < low else None, above=most if most > high else None)
 
 
 def _padded(low: float, high: float, pad: float) -> Reach:

@@ -10,7 +10,7 @@ from etascope.diagnosis.sensitivity import sensitivity
 from etascope.diagnosis.statistics import average
 from etascope.errors import UsageError
 from etascope.records import History
-from etascope.reporting.axes import Reach, log_ticks, loss_reach, rate_reach
+from etascope.reporting.axes import Reach, log_ticks, loss_reach, rate_reach, rate_title
 from etascope.reporting.figures import (
     Figure,
     Trace,
@@ -161,7 +161,7 @@ def comparison_figure(found: Comparison) -> Figure:
         traces += [_curve(row, css, rates, reach), *_strip(row, css, place, rates)]
     count = len(found.rows)
     floor = count * ROW / (1 + count * ROW)  # of the height, which the rows take
-    x = axis("learning rate η", log=True, ticks=log_ticks(*ends), range=[left, right], anchor="y2")
+    x = axis(rate_title(rates), log=True, ticks=log_ticks(*ends), range=[left, right], anchor="y2")
     y = value_axis("held-out loss", reach, 6) | {"domain": [floor, 1]}
     traces += beyond(reach, ends[1])
     strips = {"domain": [0, floor], "range": [count - 0.5, -0.5], "visible": False}

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from etascope.reporting.axes import Reach, Ticks, log_ticks, loss_reach, plain_reach, rate_reach
+from etascope.reporting.axes import (
+    Reach,
+    Ticks,
+    log_ticks,
+    loss_reach,
+    plain_reach,
+    rate_reach,
+    rate_title,
+)
 from etascope.reporting.palette import MARKS
 from etascope.reporting.views import AdamSchedule, Response
 from etascope.reporting.words import number, rate, share
@@ -132,7 +140,7 @@ def response_figure(view: Response, field: str) -> Figure | None:
     traces += beyond(reach, rates.ends[1])
     y = value_axis(f"held-out {plain(name)}", reach, 6)
     ticks = log_ticks(*rates.ends)
-    x = axis("learning rate η", log=True, ticks=ticks, range=[rates.low, rates.high])
+    x = axis(rate_title(rates), log=True, ticks=ticks, range=[rates.low, rates.high])
     alt = _response_alt(view, values, name)
     return Figure(f"response-{field}", alt, traces, layout(x, y))
 

@@ -106,6 +106,7 @@ def curves_figure(curves: Sequence[Curve], chance: float | None) -> Figure | Non
     if not curves:
         return None
     lrs = sorted({c.lr for c in curves})
+    rates = rate_reach(lrs, 0)
     values = [v for c in curves for v in c.loss.values]
     reach = loss_reach(values, chance, 0.04)
     last = max(2, *(c.loss.steps[-1] + 1 for c in curves))
@@ -115,7 +116,8 @@ def curves_figure(curves: Sequence[Curve], chance: float | None) -> Figure | Non
     if chance is not None:
         traces.append(line((1, edge), [reach.place(chance)] * 2, MUTED, width=1, dash="dot"))
     for curve in sorted(curves, key=lambda c: -c.lr):
-        traces += _loss(curve, rate_colour(curve.lr, lrs), reach, whole=len(curves) <= FEW)
+        colour = rate_colour(rates.place(curve.lr), rates.ends)
+        traces += _loss(curve, colour, reach, whole=len(curves) <= FEW)
     if labelled:
         traces += _end_labels(curves, edge, reach)
     else:
@@ -163,10 +165,10 @@ def _loss(curve: Curve, colour: str, reach: Reach, *, whole: bool) -> list[Trace
 
 def _end_labels(curves: Sequence[Curve], edge: float, reach: Reach) -> list[Trace]:
     """The rates in a column at the right edge, a thin line leading from each curve to its name."""
-    lrs = [c.lr for c in curves]
+    rates = rate_reach([c.lr for c in curves], 0)
     traces: list[Trace] = []
     for end in ends(curves, reach, 0.055):
-        colour = rate_colour(end.lr, lrs)
+        colour = rate_colour(rates.place(end.lr), rates.ends)
         led = ((end.update, edge), (end.value, end.height))
         traces.append(line(*led, colour, width=1, dash="dot"))
         traces.append(label(edge, end.height, f" {rate(end.lr)}", colour))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from etascope.reporting.axes import Reach, loss_reach, plain_reach, rate_reach
+from etascope.reporting.axes import Reach, loss_reach, plain_reach, rate_reach, rate_title
 from etascope.reporting.ends import ends
 from etascope.reporting.frame import FAINT, INK, MUTED, frame, log_axis, middle, show_reach, words
 from etascope.reporting.palette import MARKS, rate_colour, scale
@@ -32,7 +32,7 @@ def response_panel(ax: Axes, view: Response, field: str) -> None:
     level = view.chance if loss else view.majority
     rates = rate_reach([p.lr for p in view.points])
     log_axis(ax, "x", rates)
-    frame(ax, "learning rate η", f"held-out {name}")
+    frame(ax, rate_title(rates), f"held-out {name}")
     if all(v is None for v in values):
         ax.set_yticks([])
         middle(ax, f"no held-out {name}")
@@ -130,6 +130,7 @@ def curves_panel(ax: Axes, curves: Sequence[Curve], chance: float | None) -> Non
         middle(ax, "not trained yet")
         return
     lrs = sorted({c.lr for c in curves})
+    rates = rate_reach(lrs, 0)
     reach = loss_reach([v for c in curves for v in c.loss.values], chance, 0.04)
     last = max(2, *(c.loss.steps[-1] + 1 for c in curves))
     labelled = len(lrs) <= LABELLED
@@ -139,7 +140,7 @@ def curves_panel(ax: Axes, curves: Sequence[Curve], chance: float | None) -> Non
     if chance is not None:
         ax.axhline(reach.place(chance), color=MUTED, lw=0.9, ls=":")
     for curve in sorted(curves, key=lambda c: -c.lr):
-        colour, series = rate_colour(curve.lr, lrs), curve.loss
+        colour, series = rate_colour(rates.place(curve.lr), rates.ends), curve.loss
         few = len(curves) <= FEW
         ax.plot(
             [s + 1 for s in series.steps],
@@ -220,9 +221,9 @@ def _level(ax: Axes, level: float, text: str, *, above: bool) -> None:
 
 def _end_labels(ax: Axes, curves: Sequence[Curve], edge: float, reach: Reach) -> None:
     """The rates in a column at the right edge, a thin line leading from each curve to its name."""
-    lrs = [c.lr for c in curves]
+    rates = rate_reach([c.lr for c in curves], 0)
     for end in ends(curves, reach, 0.05):
-        colour = rate_colour(end.lr, lrs)
+        colour = rate_colour(rates.place(end.lr), rates.ends)
         ax.plot((end.update, edge), (end.value, end.height), ":", color=colour, lw=0.9)
         ax.annotate(
             rate(end.lr),

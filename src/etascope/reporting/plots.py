@@ -117,7 +117,14 @@ def _response(make: type[Figure], study: Study) -> Figure:
     for ax, field in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         response_panel(ax, view, field)
     handles, words = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, words, loc="outside upper left", ncols=7, frameon=False, fontsize=9)
+    figure.legend(
+        handles,
+        words,
+        loc="outside upper left",
+        ncols=7 if len(panels) > 1 else 4,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 

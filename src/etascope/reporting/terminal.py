@@ -44,13 +44,16 @@ def summary(study: Study) -> RenderableType:
     rows = table(study)
     metric = heading(study.problem.metric)
     columns = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("rate", "seeds", "steps", "loss", metric, "test", "peak"):
-        columns.add_column(name, justify="right", no_wrap=True)
-    columns.add_column("verdict", no_wrap=True)
+    names = ("rate", "seeds", "steps", "loss", metric, "test", "peak")
     # One row with a line a rate in each cell: the terminal's table takes its time by the row.
-    cells = zip(*[_cells(row) for row in rows], strict=True)
+    *cells, verdicts = zip(*[_cells(row) for row in rows], strict=True) if rows else ((),)
+    known = [(name, texts) for name, texts in zip(names, cells, strict=False) if any(texts)]
+    for name, texts in known:
+        width = max(map(len, texts)) if name == "rate" else None  # a rate is never cut
+        columns.add_column(name, justify="right", no_wrap=True, min_width=width)
+    columns.add_column("verdict", no_wrap=True)
     if rows:
-        columns.add_row(*map(Lines, cells))
+        columns.add_row(*(Lines(texts) for _, texts in known), Lines(verdicts))
     reasons = Table.grid(padding=(0, 2, 0, 0))
     reasons.add_column(justify="right", no_wrap=True)
     reasons.add_column()
