@@ -18,6 +18,7 @@ from etascope.records import Burst, Chance, Failure, TrialId
 from etascope.reporting import elsewhere, views
 from etascope.reporting.axes import Reach, apart
 from etascope.reporting.ends import ends
+from etascope.reporting.lines import pair_figures
 from etascope.reporting.palette import MARKS
 from etascope.reporting.thinning import thin
 from etascope.study import Study
@@ -247,6 +248,16 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text(json.dumps({"provenance": source, "curves": [curve]}))
     monkeypatch.setattr(elsewhere, "REFERENCE", path)
     return path
+
+
+def test_what_stands_behind_a_curve_is_named_to_who_does_not_see_it(
+    demo: Study, written: Path
+) -> None:
+    reference = views.reference_curves(demo)
+    pair = pair_figures(views.high_and_low(demo), reference, views.response(demo), demo.horizon)
+    alts = {figure.name: figure.alt for figure in pair}
+    assert alts["pair-low"].endswith("; a dashed grey line is TensorFlow 2.99.")
+    assert not any("{" in alt for alt in alts.values())
 
 
 def test_reference_goes_with_the_same_experiment_only(
