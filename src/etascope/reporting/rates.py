@@ -46,6 +46,7 @@ def table(study: Study) -> tuple[Row, ...]:
     groups: dict[float, list[History]] = {}
     for history in study.trials:
         groups.setdefault(history.trial.lr, []).append(history)
+    suggestion = None if study.finding is None else study.finding.lr
     for lr, verdict in study.verdicts.items():
         group = groups[lr]
         valid = [e for h in group if (e := h.evaluation("valid"))]
@@ -59,15 +60,15 @@ def table(study: Study) -> tuple[Row, ...]:
                 metric=_spread([e.metric for e in valid]),
                 test_metric=_spread([e.metric for e in test]),
                 peak_loss=_spread([h.peak[1] if h.peak else None for h in group]),
-                verdict=marked(study, lr, verdict.name),
+                # Whatever became of its trials so far, the table names the rate to use.
+                verdict=SUGGESTED if lr == suggestion else marked(study, lr, verdict.name),
                 provisional=verdict.provisional,
                 as_of=verdict.step,
                 reason=verdict.reason,
             )
         )
-    finding = study.finding
-    if finding is not None and finding.lr is not None and finding.lr not in groups:
-        rows = sorted([*rows, _untrained(finding.lr, study.lrs)], key=lambda row: row.lr)
+    if suggestion is not None and suggestion not in groups:
+        rows = sorted([*rows, _untrained(suggestion, study.lrs)], key=lambda row: row.lr)
     return tuple(rows)
 
 
