@@ -358,6 +358,10 @@ def test_find_prints_the_answer_and_json_and_can_be_drawn(tmp_path):
     assert finding == {**es.open_study(tmp_path / "found").to_dict()["finding"]}
     shown = etascope("show", tmp_path / "found")
     assert shown.stdout.split() == done.stdout.partition("\n\nThe study")[0].split()
+    page = es.report(tmp_path / "found", tmp_path / "found.html").read_text()
+    assert f"etascope find {BLOBS} --steps 40 --budget 4.0 --out studies/found" in page
+    assert "finding = es.find(" in page
+    assert "es.sweep" not in page
 
 
 OWN = """

@@ -9,8 +9,8 @@ import etascope
 
 SOURCE = Path(etascope.__file__).parent
 LAYERS = [
-    "errors",
     "words",
+    "errors",
     "arguments",
     "records",
     "reach",
@@ -21,6 +21,7 @@ LAYERS = [
     "problems",
     "optim",
     "plan",
+    "call",
     "factories",
     "diagnosis",
     "state",

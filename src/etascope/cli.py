@@ -7,13 +7,14 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import etascope as es
 from etascope.commands import looking, training
 from etascope.errors import EtascopeError, UsageError
+from etascope.words import visible
 
 app = typer.Typer(
     add_completion=False,
@@ -71,7 +72,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        app()
+        status = app(standalone_mode=False)
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except UsageError as error:
@@ -80,12 +81,28 @@ def _run() -> int:
     except EtascopeError as error:
         _tell(str(error))
         return 1
-    return 0
+    except typer.Abort:
+        return 1
+    except Exception as error:
+        # The parser's errors share no public class between the versions of typer.
+        if not hasattr(error, "format_message"):
+            raise
+        return _misused(error)
+    return status if isinstance(status, int) else 0
+
+
+def _misused(error: Any) -> int:
+    """Tell what the parser of the command line refused, and return the status of wrong use."""
+    message, context = str(error.format_message()).rstrip("."), getattr(error, "ctx", None)
+    if message:  # there is none where the help was printed in its place
+        see = "" if context is None else f"; see {context.command_path} --help"
+        _tell(f"{message}{see}")
+    return int(error.exit_code)
 
 
 def _tell(message: str) -> None:
     with contextlib.suppress(OSError):
-        print(f"etascope: {message}", file=sys.stderr)
+        print(visible(f"etascope: {message}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

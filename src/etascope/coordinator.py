@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etascope.arguments import check_out, items, positive, whole
+from etascope.call import TOLERANCE, Call, plain_rungs, plain_seeds, plain_targets
 from etascope.caller import left_as_it_was
 from etascope.engines.choice import recruit
 from etascope.errors import UsageError
@@ -109,7 +110,7 @@ def sweep(
         >>> study.best, study.verdicts[50.0].name
         (0.1, 'diverged')
     """
-    problem = _problem(problem)
+    problem, named = _problem(problem), items(rungs)
     plan = Plan(
         steps=_horizon(problem, steps, epochs, accumulate),
         optimizer=own_step if problem.owns_step else optimizer,
@@ -117,17 +118,29 @@ def sweep(
         clip=clip,
         accumulate=accumulate,
         weight_decay=weight_decay,
-        rungs=rungs,  # type: ignore[arg-type]
+        rungs=rungs if named is None else named,  # type: ignore[arg-type]
         probe_every=probe_every,
         rung_examples=rung_examples,
         precision=precision,
         skip_unusable=skip_unusable,
     )
-    targets = targets_of(check_targets(lrs, plan.steps), check_seeds(seeds))
+    rates, chosen = check_targets(lrs, plan.steps), check_seeds(seeds)
+    targets = targets_of(rates, chosen)
+    call = Call.of(
+        "sweep",
+        plan,
+        lrs=plain_targets(rates, plan.steps),
+        epochs=epochs,
+        seeds=plain_seeds(chosen),
+        rungs=plain_rungs(named or (), plan.steps),
+        engine=engine,
+        workers=workers,
+        **_own(problem),
+    )
     directory = _directory(out, problem, plan)
     parts = check_parts(problem, plan.skip_unusable)
     problem = parts.problem
-    request = _Request(parts, engine, workers, address, directory, progress)
+    request = _Request(parts, engine, workers, address, directory, progress, call)
     with _training(problem, plan, request, list(targets), sum(targets.values())) as training:
         study = training.train(targets)
     study.source = problem, plan
@@ -149,7 +162,7 @@ def find(
     lrs: Iterable[float] = LADDER,
     seed: int = 0,
     objective: str = "loss",
-    tolerance: float = 0.02,
+    tolerance: float = TOLERANCE,
     rungs: Iterable[int] = (),
     probe_every: int = 10,
     rung_examples: int = 1000,
@@ -218,7 +231,8 @@ def find(
         precision=precision,
         skip_unusable=skip_unusable,
     )
-    ladder = ladder_of(check_targets(lrs, plan.steps))
+    rates = tuple(check_targets(lrs, plan.steps))
+    ladder = ladder_of(rates)
     if objective not in ("loss", "metric"):
         raise UsageError(f"objective is {objective!r}; choose loss or metric")
     if objective == "metric" and problem.metric is None:
@@ -228,9 +242,23 @@ def find(
     parts = check_parts(problem, plan.skip_unusable)
     problem = parts.problem
     stops, reach = stops_of(lr_course(problem, plan))
+    call = Call.of(
+        "find",
+        plan,
+        lrs=None if rates == LADDER else list(rates),
+        epochs=epochs,
+        rungs=plain_rungs(further, plan.steps),
+        budget=budget,
+        seed=seed,
+        objective=objective,
+        tolerance=tolerance,
+        engine=engine,
+        workers=workers,
+        **_own(problem),
+    )
     plan = replace(plan, rungs=(*stops, *further))
     directory = _directory(out, problem, plan, "find-")
-    request = _Request(parts, engine, workers, address, directory, progress)
+    request = _Request(parts, engine, workers, address, directory, progress, call)
     trials = [TrialId(lr, seed) for lr in ladder]
     work = budget * plan.steps
     with _training(problem, plan, request, trials, work) as training:
@@ -247,7 +275,6 @@ def find(
             higher_is_better=facts.higher_is_better,
         )
         study = _race(training, rules, work)
-    study.source = problem, plan
     finding = study.finding
     assert finding is not None
     return finding
@@ -270,7 +297,7 @@ def _race(training: Training, rules: Rules, work: float) -> Study:
 
 
 class _Request(NamedTuple):
-    """The parts of the problem, checked; where and with what to train it: see `sweep`."""
+    """What is asked of what, where and with what to train it: see `sweep`."""
 
     parts: Parts
     engine: str
@@ -278,6 +305,7 @@ class _Request(NamedTuple):
     address: str | None
     directory: Path
     progress: Progress | None
+    call: Call
 
 
 @contextmanager
@@ -291,7 +319,7 @@ def _training(
         trials: those to begin with.
         steps: about how many there are to train in all.
     """
-    parts, engine, workers, address, directory, progress = request
+    parts, engine, workers, address, directory, progress, call = request
     if engine not in ENGINES:
         raise UsageError(f"no engine is called {engine!r}; choose from {', '.join(ENGINES)}")
     if workers is not None:
@@ -308,9 +336,10 @@ def _training(
         # The smallest rate is the least likely to fail within the few steps that are timed.
         cost = rehearse(problem, plan, min(trials))
         with Journal(directory) as journal:
-            open_or_begin(journal, problem, plan, facts)
+            open_or_begin(journal, problem, plan, facts, call)
             means = Means(engine, crew, cost, workers, address)
             with Training(journal, problem, plan, means, progress or Silent()) as training:
+                training.called(call)
                 yield training
 
 
@@ -330,11 +359,13 @@ def _horizon(problem: Problem, steps: int | None, epochs: int | None, accumulate
     batches = problem.sources["train"].batches_per_epoch
     if batches is None:
         raise UsageError("train does not say how many batches an epoch has; give steps instead")
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise UsageError(f"epochs is {epochs!r}; it must be a whole number of 1 or more")
-    if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
-        raise UsageError(f"accumulate is {accumulate!r}; it must be a whole number of 1 or more")
-    return max(1, epochs * batches // accumulate)
+    passes, together = whole("epochs", epochs, least=1), whole("accumulate", accumulate, least=1)
+    return max(1, passes * batches // together)
+
+
+def _own(problem: Problem) -> dict[str, Any]:
+    """What a call says of the optimizer where the problem owns its step: nothing."""
+    return {"optimizer": Plan.optimizer} if problem.owns_step else {}
 
 
 def _directory(

@@ -3,6 +3,8 @@
 A failed *trial* is never one of these: it is a value in the records (see `etascope.records`).
 """
 
+from etascope.words import visible
+
 RAISED = (Exception, SystemExit)
 """What code of the user's may raise: `sys.exit()` in it ends its own trial too, not the study."""
 
@@ -22,7 +24,17 @@ def text_of(error: BaseException, limit: int = 500) -> str:
 
 
 class EtascopeError(Exception):
-    """The base of every error that etascope raises on purpose."""
+    """The base of every error that etascope raises on purpose.
+
+    Names of files and texts of other exceptions stand in the message, and a terminal shows it:
+    it is one line, with every character of theirs made visible.
+
+    >>> print(EtascopeError("there is no study in \\x1b[2J"))
+    there is no study in \\x1b[2J
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(message))
 
 
 class UsageError(EtascopeError, ValueError):

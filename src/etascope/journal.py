@@ -155,6 +155,10 @@ class Journal:
         trials = [[trial.lr, trial.seed, target] for trial, target in targets.items()]
         self._append({"kind": "request", "trials": trials})
 
+    def called(self, call: Mapping[str, Any]) -> None:
+        """Record another call than the one that began the study: a request for no trial yet."""
+        self._append({"kind": "request", "trials": [], "call": call})
+
     def aim(self, rules: Mapping[str, Any]) -> None:
         """Record the rules of the race that is trained for from here on."""
         self._append({"kind": "race", **rules})

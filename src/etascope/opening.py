@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from etascope.call import Call
 from etascope.encoding import to_json
 from etascope.environment import describe_environment
 from etascope.errors import UsageError
@@ -15,12 +16,15 @@ from etascope.problems.problem import Problem
 from etascope.records import ProblemFacts
 
 
-def open_or_begin(journal: Journal, problem: Problem, plan: Plan, facts: ProblemFacts) -> None:
+def open_or_begin(
+    journal: Journal, problem: Problem, plan: Plan, facts: ProblemFacts, call: Call
+) -> None:
     """Write the header of a new study, or make sure that this is the study that was begun."""
     directory = journal.directory
     described, made = to_json(plan.describe()), to_json(describe_factories(problem, plan))
     if not (directory / HEADER).exists():
         header = {"reference": problem.reference, "problem": asdict(facts), "plan": described}
+        header["call"] = to_json(call.to_record())
         journal.write_header({**header, "factories": made, "environment": describe_environment()})
         return
     begun = read_header(directory)

@@ -166,6 +166,14 @@ def demo_targets(steps: int, ladder: Iterable[float] = LADDER) -> dict[float, in
     return {LOW: steps, HIGH: steps, **{lr: pause for lr in ladder if lr not in (LOW, HIGH)}}
 
 
+def demo_rungs(steps: int, targets: Mapping[float, int], stops: Iterable[int]) -> set[int]:
+    """The rungs of the built-in experiment: of its sweep, and the stops of its race.
+
+    One study serves both: what the one has trained to a stop of the other is not trained again.
+    """
+    return {*tenths(steps), *targets.values(), *stops}
+
+
 def logspace(low: float, high: float, count: int) -> tuple[float, ...]:
     """`count` rates from `low` to `high`, both included, equally spaced in log rate.
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from etascope.call import Call
 from etascope.diagnosis.verdict import judge
 from etascope.encoding import StepsFile, decode_burst, to_json, trial_id
 from etascope.errors import StudyError, UsageError
@@ -46,6 +47,7 @@ class Study:
         plan: the plan, as JSON values.
         environment: versions, hardware and thread counts at its start.
         trials: the history of each trial, sorted by rate and seed.
+        calls: what it was asked for by, in order; empty for a study of version 0.1.
         rules: those of the race that it was trained for by `find`, else None.
         source: the problem and plan it was trained from, where it comes from `sweep` itself.
     """
@@ -59,7 +61,9 @@ class Study:
             self.reference: str | None = header["reference"]
             self.plan: dict[str, Any] = header["plan"]
             self.environment: dict[str, Any] = header["environment"]
-            self.trials, self.rules, self._found = _read(path)
+            begun = [Call.from_record(header["call"])] if "call" in header else []
+            self.trials, self.rules, self._found, later = _read(path)
+            self.calls: tuple[Call, ...] = (*begun, *later)
             int(self.plan["steps"])  # `horizon` rests on it
         except (KeyError, TypeError, ValueError) as error:
             raise StudyError(f"the records of the study in {path} are damaged ({error})") from error
@@ -253,8 +257,14 @@ def _facts(record: Mapping[str, Any]) -> ProblemFacts:
     )
 
 
-def _read(path: Path) -> tuple[tuple[History, ...], Rules | None, dict[str, Any] | None]:
-    """The histories of the trials, the rules of the last race, and its answer once it is there."""
+_Read = tuple[tuple[History, ...], Rules | None, dict[str, Any] | None, list[Call]]
+
+
+def _read(path: Path) -> _Read:
+    """The histories of the trials, the rules of the last race, its answer once it is there, and
+    the calls that went on with the study.
+    """
+    calls: list[Call] = []
     rules: Rules | None = None
     found: dict[str, Any] | None = None
     targets: dict[TrialId, int] = {}
@@ -265,6 +275,8 @@ def _read(path: Path) -> tuple[tuple[History, ...], Rules | None, dict[str, Any]
             for lr, seed, target in record["trials"]:
                 trial = trial_id(lr, seed)
                 targets[trial] = max(int(target), targets.get(trial, 0))
+            if "call" in record:
+                calls.append(Call.from_record(record["call"]))
         elif record["kind"] == "burst":
             burst = decode_burst(record, steps)
             bursts.setdefault(burst.trial, []).append(burst)
@@ -274,4 +286,4 @@ def _read(path: Path) -> tuple[tuple[History, ...], Rules | None, dict[str, Any]
         elif record["kind"] == "finding":
             found = record["finding"]
     histories = tuple([merge(t, targets[t], bursts.pop(t, ())) for t in sorted(targets)])
-    return histories, rules, found
+    return histories, rules, found, calls

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from types import FrameType
 from typing import Any, NamedTuple, Protocol, Self
 
+from etascope.call import Call
 from etascope.checkpoints import Checkpoints
 from etascope.engines.base import Engine, Work
 from etascope.engines.choice import choose_engine
@@ -105,6 +106,12 @@ class Training:
 
     def __exit__(self, *_: object) -> None:
         self._held.close()
+
+    def called(self, call: Call) -> None:
+        """Note what is asked for, where the study was not made by the same call before."""
+        if call not in self.study.calls:
+            self._journal.called(call.to_record())
+            self.study = open_study(self._journal.directory)
 
     def aim(self, rules: Rules) -> None:
         """Note the rules of the race that trials are trained for from here on, and announce it."""

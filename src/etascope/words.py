@@ -1,14 +1,47 @@
-"""How numbers are written for people: few digits, no scientific notation where it can be avoided.
+"""How numbers and texts are written for people.
 
-Every function takes what may be missing or not finite, and always returns text.
+Numbers take few digits, and no scientific notation where it can be avoided; their functions take
+what may be missing or not finite, and always return text. Texts of others (names, paths, what an
+exception said) are made safe to show.
 """
 
 from __future__ import annotations
 
 import math
+import unicodedata
 
 MISSING = "–"
 THIN = "\u202f"  # between thousands; it does not break a line
+
+
+def visible(text: str) -> str:
+    """A text of others as one line in which every character can be seen.
+
+    What steers a terminal or reorders a line is written as Python would write it: control
+    characters, line breaks, marks of direction, characters without width, halves of a surrogate
+    pair. Letters, signs and spaces of all scripts stay as they are.
+
+    >>> print(visible("a\\x1b[31mb\\n"), visible("\\u202eevil"), visible("größe [0, 1]"))
+    a\\x1b[31mb\\n \\u202eevil größe [0, 1]
+    """
+    if text.isprintable():
+        return text
+    return "".join(map(_seen, text))
+
+
+def _seen(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters, for where there is no room for more.
+
+    >>> shortened("accuracy", 8), shortened("accuracy of it", 8)
+    ('accuracy', 'accurac…')
+    """
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -45,10 +78,10 @@ def share(value: float | None) -> str:
 def rate(lr: float) -> str:
     """A learning rate, as it can be typed.
 
-    >>> rate(0.001), rate(1e-5)
-    ('0.001', '1e-5')
+    >>> rate(0.001), rate(1e-5), rate(1e300)
+    ('0.001', '1e-5', '1e300')
     """
-    return f"{lr:g}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{lr:g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
 
 
 def listed(parts: list[str]) -> str:

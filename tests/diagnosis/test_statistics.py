@@ -13,7 +13,7 @@ from etascope.diagnosis.statistics import (
     holm,
     mean_interval,
     mean_lowest,
-    pooled_variance,
+    pooled_deviation,
 )
 
 
@@ -86,13 +86,13 @@ def test_the_highest_share_is_the_one_that_so_few_hits_would_just_refute(n, data
 
 @given(df=st.integers(1, 200), alpha=st.floats(1e-7, 0.5))
 def test_the_interval_is_students(df, alpha):
-    half = mean_interval([0.0, 0.0], alpha, variance=2.0, df=df).high
+    half = mean_interval([0.0, 0.0], alpha, spread=math.sqrt(2.0), df=df).high
     assert half == pytest.approx(stats.t.isf(alpha / 2, df), rel=1e-6)
 
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), rows=st.integers(1, 5), columns=st.integers(1, 5))
-def test_the_pooled_variance_is_what_least_squares_leaves(seed, rows, columns):
+def test_the_pooled_deviation_is_what_least_squares_leaves(seed, rows, columns):
     """Against a dense fit of row and column effects, with about a third of the cells empty."""
     rng = np.random.default_rng(seed)
     table = rng.normal(size=(rows, columns))
@@ -105,12 +105,12 @@ def test_the_pooled_variance_is_what_least_squares_leaves(seed, rows, columns):
     values = table[tuple(cells.T)]
     fit = design @ np.linalg.lstsq(design, values, rcond=None)[0]
     df = len(cells) - np.linalg.matrix_rank(design)
-    variance, found = pooled_variance(table)
+    spread, found = pooled_deviation(table)
     assert found == df
     if df:
-        assert variance == pytest.approx(((values - fit) ** 2).sum() / df, abs=1e-9)
+        assert spread**2 == pytest.approx(((values - fit) ** 2).sum() / df, abs=1e-9)
     else:
-        assert variance == math.inf
+        assert spread == math.inf
 
 
 def test_the_lowest_mean_is_students_bound_but_not_below_all_of_many_values():

@@ -46,6 +46,8 @@ def test_a_study_from_the_disk_alone_is_not_looked_into(demo: Study) -> None:
     assert "What is trained" not in Page(render(demo)).words
     with pytest.raises(es.UsageError, match="a study from the disk knows no model"):
         es.look_inside(demo)
+    with pytest.raises(es.UsageError, match="study is a str, which knows no model"):
+        es.look_inside(str(demo.path))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 1}'])

@@ -47,7 +47,7 @@ def test_any_study_is_drawn_to_the_end(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     study: Study = request.getfixturevalue(name)
-    plot(study)[0].get_figure(root=True).savefig(tmp_path / "three.png")
+    plot(study)[0].figure.savefig(tmp_path / "three.png")
     for path in save_plots(study, tmp_path):
         assert path.read_bytes().startswith(PNG)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reporting.written_studies import CHANCE, DEMO, Builder, burst, evaluation, facts, plan
+from reporting.written_studies import CHANCE, Builder, burst, evaluation, facts, plan
 
 from etascope.optim.reference import effective_lr
 from etascope.records import Burst, Chance, Failure, TrialId
 from etascope.reporting import elsewhere, views
-from etascope.reporting.axes import apart
+from etascope.reporting.axes import Reach, apart
 from etascope.reporting.ends import ends
+from etascope.reporting.lines import pair_figures
 from etascope.reporting.palette import MARKS
 from etascope.reporting.thinning import thin
 from etascope.study import Study
@@ -254,6 +253,16 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def test_what_stands_behind_a_curve_is_named_to_who_does_not_see_it(
+    demo: Study, written: Path
+) -> None:
+    reference = views.reference_curves(demo)
+    pair = pair_figures(views.high_and_low(demo), reference, views.response(demo), demo.horizon)
+    alts = {figure.name: figure.alt for figure in pair}
+    assert alts["pair-low"].endswith("; a dashed grey line is TensorFlow 2.99.")
+    assert not any("{" in alt for alt in alts.values())
+
+
 def test_reference_goes_with_the_same_experiment_only(
     demo: Study, three_seeds: Study, no_metric: Study, build: Builder, written: Path
 ) -> None:
@@ -274,57 +283,6 @@ def test_reference_goes_with_the_same_experiment_only(
     assert [views.reference_curves(study) for study in others] == [None] * len(others)
     written.unlink()
     assert views.reference_curves(demo) is None
-
-
-def test_reproduce_gives_the_command_where_there_is_one(
-    demo: Study, three_seeds: Study, no_metric: Study, build: Builder
-) -> None:
-    assert views.reproduce(demo).command == "etascope demo --out studies/demo"
-    assert views.reproduce(three_seeds).command == (
-        "etascope sweep mnist-cnn --lrs 0.0001,0.0003,0.001,0.1,10.0 --steps 500 --seeds 3 "
-        "--out studies/three"
-    )
-    assert views.reproduce(no_metric).command is None
-    paused = build({0.1: 300, 0.2: 1000}, "paused")
-    assert views.reproduce(paused).command is None
-    clipped = build({0.1: 1000}, "clipped", clip=1.0, optimizer="sgd")
-    assert "--optimizer sgd --clip 1.0" in str(views.reproduce(clipped).command)
-
-
-def test_the_command_is_quoted_for_a_shell(build: Builder) -> None:
-    """A word that a shell would read otherwise comes out of it as it went in."""
-    folder = "a; echo $HOME 'b'"
-    for reference in ("my file.py:make", "it's (1).py:problem"):
-        study = build({0.1: 1000}, folder, reference=shlex.quote(reference))
-        words = shlex.split(str(views.reproduce(study).command))
-        assert words[:3] == ["etascope", "sweep", reference]
-        assert words[-2:] == ["--out", f"studies/{folder}"]
-        assert json.dumps(reference) in views.reproduce(study).python
-        shutil.rmtree(study.path)
-    options = ["mnist-cnn", "--data", "my data & more"]
-    command = str(views.reproduce(build(DEMO, "data", reference=shlex.join(options))).command)
-    assert shlex.split(command)[:4] == ["etascope", "demo", *options[1:]]
-    odd = build({0.1: 1000}, "odd", reference="it's.py:problem")
-    assert shlex.split(str(views.reproduce(odd).command))[2] == "it's.py:problem"
-
-
-def test_reproduce_in_python_is_python(demo: Study, no_metric: Study, build: Builder) -> None:
-    chosen = build(
-        {0.1: 20},
-        "chosen",
-        steps=20,
-        reference="mnist-cnn --keep-prob 0.9 --data 'my data'",
-        optimizer="mine:make",
-        seeds=(3, 5),
-        rungs=[7, 20],
-    )
-    for study in (demo, no_metric, chosen):
-        compile(views.reproduce(study).python, "reproduce", "exec")
-    text = views.reproduce(chosen).python
-    assert 'es.get_problem("mnist-cnn", keep_prob=0.9, data="my data")' in text
-    assert "optimizer=make,  # mine:make" in text
-    assert "seeds=[3, 5]" in text
-    assert "rungs=[7]" in text
 
 
 def test_views_of_losses_below_zero_and_evaluations_that_are_not_finite(build: Builder) -> None:
@@ -353,14 +311,14 @@ def test_views_of_losses_below_zero_and_evaluations_that_are_not_finite(build: B
 def test_names_beside_curves_keep_apart_and_inside(build: Builder, log: bool) -> None:
     """Whatever step the curves end at: those of paused and of broken trials too."""
     targets = {1e-5: 300, 1e-4: 290, 3e-4: 300, 1e-3: 1000, 0.1: 200, 0.5: 210, 5.0: 100, 10.0: 99}
-    reach = (-2.0, 2.0) if log else (0.0, 8.0)
-    found = ends(views.curves(build(targets)), reach, 0.055, log=log)
+    reach = Reach(-2.0, 2.0, log=True) if log else Reach(0.0, 8.0, log=False)
+    found = ends(views.curves(build(targets)), reach, 0.055)
     assert {end.lr for end in found} == set(targets)
     heights = sorted(math.log10(end.height) if log else end.height for end in found)
-    gap = 0.055 * (reach[1] - reach[0])
+    gap = 0.055 * (reach.high - reach.low)
     assert all(b - a >= gap - 1e-9 for a, b in pairwise(heights))
-    assert heights[0] >= reach[0]
-    assert heights[-1] <= reach[1]
+    assert heights[0] >= reach.low
+    assert heights[-1] <= reach.high
 
 
 def test_apart_stays_inside_where_there_is_room() -> None:

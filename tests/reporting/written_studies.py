@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from etascope.call import Call
 from etascope.journal import Journal
 from etascope.records import Burst, Chance, Evaluation, Failure, ProblemFacts, TrialId
 from etascope.study import Study, open_study
@@ -163,6 +164,7 @@ def write_study(
     reached: Mapping[float, int] | None = None,
     metric: bool = True,
     test: bool = True,
+    calls: Sequence[Call] = (),
     **changes: Any,
 ) -> Study:
     """Write a study in which every rate got to its target, or to the step in `reached`."""
@@ -184,8 +186,11 @@ def write_study(
                     "threads": 1,
                     "created": "2026-01-02T03:04:05+00:00",
                 },
+                **({"call": calls[0].to_record()} if calls else {}),
             }
         )
+        for call in calls[1:]:
+            journal.called(call.to_record())
         trials = {TrialId(lr, seed): step for seed in seeds for lr, step in targets.items()}
         journal.request(trials)
         for trial, target in trials.items():

@@ -15,7 +15,7 @@ from etascope.commands.options import (
     ProblemArgument,
     StudyArgument,
 )
-from etascope.commands.output import print_study
+from etascope.commands.output import draw, print_study, say
 from etascope.errors import UsageError
 from etascope.plan import Plan
 
@@ -49,19 +49,19 @@ def report(
     if len(studies) > 1:
         if plots is not None or tensorboard is not None:
             raise UsageError("--plots and --tensorboard are of one study; name one")
-        typer.echo(es.report(studies, out or Path("comparison.html")))
+        say(es.report(studies, out or Path("comparison.html")))
         return
     opened = es.open_study(studies[0])
-    typer.echo(es.report(opened, out or studies[0] / "report.html"))
+    say(es.report(opened, out or studies[0] / "report.html"))
     if plots is not None:
         from etascope.reporting.plots import save_plots
 
         for path in save_plots(opened, plots):
-            typer.echo(path)
+            say(path)
     if tensorboard is not None:
         from etascope.reporting.tensorboard import write_tensorboard
 
-        typer.echo(write_tensorboard(opened, tensorboard))
+        say(write_tensorboard(opened, tensorboard))
 
 
 def graph(
@@ -93,17 +93,15 @@ def graph(
     pair = subject if isinstance(subject, tuple) else (subject, None)
     found = es.graph(*pair, optimizer=optimizer)
     for path in out or ():
-        typer.echo(write_graph(found, path))
+        say(write_graph(found, path))
     if tensorboard is not None:
         from etascope.reporting.tensorboard_graph import write_tensorboard_graph
 
-        typer.echo(write_tensorboard_graph(found, tensorboard))
+        say(write_tensorboard_graph(found, tensorboard))
     if text or not (out or tensorboard):
-        from rich.console import Console
-
         from etascope.inspection.tree import to_tree
 
-        Console().print(to_tree(found))
+        draw(to_tree(found))
 
 
 def callstack(
@@ -122,19 +120,17 @@ def callstack(
     keep_prob: KeepProb = None,
 ) -> None:
     """Show what one optimizer step runs: Python frames, operators, bytes, bandwidth."""
-    from rich.console import Console
-
     from etascope.inspection.native import native_stacks
     from etascope.reporting.stacks import native_text, stack_text
 
     found = es.get_problem(problem, data=data, keep_prob=keep_prob)
-    console = Console()
-    console.print(stack_text(es.callstack(found, optimizer, threads=threads, trace=trace)))
+    draw(stack_text(es.callstack(found, optimizer, threads=threads, trace=trace)))
     if trace is not None:
-        typer.echo(f"\nThe trace is {trace}")
+        say()
+        say(f"The trace is {trace}")
     if native:
         stacks = native_stacks(found.reference or problem, optimizer, max(2, threads or 2))
-        console.print(native_text(stacks))
+        draw(native_text(stacks))
 
 
 def problems() -> None:
@@ -144,7 +140,8 @@ def problems() -> None:
 
     for name, problem in PROBLEMS.items():
         flags = " ".join("--" + option.replace("_", "-") for option in problem.options)
-        typer.echo(f"{name:17} {problem.summary}{flags and f'; takes {flags}'}")
-    typer.echo("\noptimizers")
+        say(f"{name:17} {problem.summary}{flags and f'; takes {flags}'}")
+    say()
+    say("optimizers")
     for name, spec in OPTIMIZERS.items():
-        typer.echo(f"  {name:14} {spec.summary}")
+        say(f"  {name:14} {spec.summary}")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 import etascope as es
 from etascope.plan import Plan
+from etascope.words import visible
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 T = TypeVar("T")
 
@@ -22,7 +28,7 @@ def told(call: Callable[..., T], *given: Any, **options: Any) -> T:
         with TerminalProgress() as progress:
             return call(*given, progress=progress, **options)
     except KeyboardInterrupt:
-        typer.echo("etascope: stopped; the same command goes on from here", err=True)
+        say("etascope: stopped; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
 
 
@@ -51,20 +57,35 @@ def print_compared(studies: list[es.Study]) -> None:
     """The table of several optimizers, and how to draw it."""
     if len(studies) < 2:
         return
-    from rich.console import Console
-
     from etascope.reporting.compared import compare
     from etascope.reporting.terminal import comparison_table
 
-    typer.echo()
-    Console().print(comparison_table(compare(studies)))
-    paths = " ".join(str(study.path) for study in studies)
-    typer.echo(f"\netascope report {paths} -o FILE.html draws it")
+    say()
+    draw(comparison_table(compare(studies)))
+    say()
+    say(f"etascope report {shlex.join(str(study.path) for study in studies)} -o FILE.html draws it")
 
 
 def print_study(study: es.Study) -> None:
-    from rich.console import Console
-
+    """The answer of a study and its table."""
     from etascope.reporting.terminal import summary
 
-    Console().print(summary(study))
+    draw(summary(study))
+
+
+def print_place(path: str | os.PathLike[str]) -> None:
+    """Where a study is, and how to draw it."""
+    say()
+    say(f"The study is in {path}; etascope report {shlex.quote(str(path))} draws it")
+
+
+def draw(renderable: RenderableType) -> None:
+    """Draw on the terminal."""
+    from etascope.reporting.console import Terminal
+
+    Terminal().print(renderable)
+
+
+def say(line: object = "", *, err: bool = False) -> None:
+    """Print one line, in which every character can be seen."""
+    typer.echo(visible(str(line)), err=err)

@@ -28,17 +28,17 @@ from etascope.commands.options import (
     WeightDecay,
     Workers,
 )
-from etascope.commands.output import each, print_compared, print_study, told
+from etascope.commands.output import draw, each, print_compared, print_place, print_study, say, told
 from etascope.plan import (
     BUDGET,
     DEMO_BUDGET,
     LADDER,
     STEPS,
     Plan,
+    demo_rungs,
     demo_targets,
     logspace,
     parse_lrs,
-    tenths,
 )
 
 
@@ -63,11 +63,10 @@ def demo(
     steps = whole("steps", steps, least=1)
     targets = demo_targets(steps, parse_lrs(lrs) if lrs else LADDER)
     problem = es.get_problem("mnist-cnn", data=data, keep_prob=keep_prob)
-    # One study for both: what the one has trained to a stop of the other is not trained again.
     stops, _ = stops_of([1.0] * steps)
     plan: dict[str, Any] = {
         "steps": steps,
-        "rungs": {*tenths(steps), *targets.values(), *stops},
+        "rungs": demo_rungs(steps, targets, stops),
         "precision": precision,
         "engine": engine,
         "workers": workers,
@@ -77,12 +76,15 @@ def demo(
     study = told(es.sweep, problem, targets, seeds=seeds, **plan)
     es.look_inside(study)
     print_study(study)
-    typer.echo("\nAnd what find says, which goes on in the same study:\n")
+    say()
+    say("And what find says, which goes on in the same study:")
+    say()
     told(es.find, problem, budget=DEMO_BUDGET, **plan)
     study = es.open_study(study.path)
     page = es.report(study, study.path / "report.html")
     print_study(study)
-    typer.echo(f"\nThe report is {page}")
+    say()
+    say(f"The report is {page}")
 
 
 def sweep(
@@ -136,7 +138,7 @@ def sweep(
     for study in studies:
         print_study(study)
         es.look_inside(study)  # while the problem is at hand, for every report from now on
-        typer.echo(f"\nThe study is in {study.path}; etascope report {study.path} draws it")
+        print_place(study.path)
     print_compared(studies)
     # Where no trial ended by itself or by its rate, there is nothing to be learned from the study.
     trials = [history for study in studies for history in study.trials]
@@ -213,9 +215,7 @@ def find(
     else:
         for finding in findings:
             print_study(es.open_study(finding.study))
-            typer.echo(
-                f"\nThe study is in {finding.study}; etascope report {finding.study} draws it"
-            )
+            print_place(finding.study)
         print_compared([es.open_study(finding.study) for finding in findings])
     if all(finding.lr is None for finding in findings):
         raise typer.Exit(1)
@@ -256,8 +256,6 @@ def range_test(
 
         typer.echo(dumps(to_json(found.to_dict()), indent=1, allow_nan=False))
         return
-    from rich.console import Console
-
     from etascope.reporting.terminal import curve_table
 
-    Console().print(curve_table(found))
+    draw(curve_table(found))

@@ -9,7 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from etascope.diagnosis.chance import UNTRAINED, beats_untrained_only
-from etascope.diagnosis.statistics import Interval, mean_interval, pooled_variance
+from etascope.diagnosis.statistics import (
+    Interval,
+    average,
+    deviation,
+    mean_interval,
+    pooled_deviation,
+)
 from etascope.records import Chance, Evaluation, History, Number, Verdict, VerdictName
 from etascope.words import number, rate
 
@@ -35,10 +41,11 @@ def compare(
     for step in sorted(set(reached.values()) - {0}, reverse=True):
         at_step = {lr: _losses(group, step) for lr, group in learners.items()}
         at_step = {lr: losses for lr, losses in at_step.items() if losses}
-        leader = min(at_step, key=lambda lr: _mean_loss(at_step[lr]))
+        leader = min(at_step, key=lambda lr: _order(_mean_loss(at_step[lr])))
         if step == furthest:
             best = leader
-        allowed = max(0.0, tolerance * (chance.loss - _mean_loss(at_step[leader])))
+        allowed = tolerance * chance.loss - tolerance * _mean_loss(at_step[leader])
+        allowed = allowed if 0 < allowed < math.inf else 0.0
         gaps = _gaps(at_step, leader, level)
         for lr in (lr for lr in learners if reached[lr] == step):
             verdict = _against(
@@ -67,7 +74,12 @@ def _losses(group: Sequence[History], step: int) -> dict[int, Evaluation]:
 
 
 def _mean_loss(evaluations: Mapping[int, Evaluation]) -> float:
-    return float(np.mean([e.loss for e in evaluations.values()]))
+    return average([e.loss for e in evaluations.values()])
+
+
+def _order(loss: float) -> float:
+    """A loss as it is ordered: what is not a number comes last."""
+    return math.inf if math.isnan(loss) else loss
 
 
 def _gaps(
@@ -89,8 +101,9 @@ def _gaps(
             continue
         differences = [theirs[s].loss - ours[s].loss for s in common]
         if len(ours) > 1:
-            own = float(np.var(differences, ddof=1)) if len(common) > 1 else 0.0
-            gaps[lr] = mean_interval(differences, level, variance=max(own, 2 * pooled), df=df)
+            own = deviation(differences) if len(common) > 1 else 0.0
+            spread = max(own, math.sqrt(2) * pooled)
+            gaps[lr] = mean_interval(differences, level, spread=spread, df=df)
         else:
             # Batches may differ in size: the losses that are reported weigh them by examples.
             pair = zip(theirs[common[0]].batch_losses, ours[common[0]].batch_losses, strict=False)
@@ -99,13 +112,13 @@ def _gaps(
 
 
 def _pooled(at_step: Mapping[float, Mapping[int, Evaluation]]) -> tuple[float, int]:
-    """The variance of a loss beside the effects of rate and seed, and its degrees of freedom."""
+    """The deviation of a loss beside the effects of rate and seed, and its degrees of freedom."""
     seeds = sorted({seed for losses in at_step.values() for seed in losses})
     table = np.full((len(at_step), len(seeds)), np.nan)
     for row, losses in enumerate(at_step.values()):
         for seed, evaluation in losses.items():
             table[row, seeds.index(seed)] = evaluation.loss
-    return pooled_variance(table)
+    return pooled_deviation(table[np.isfinite(table).any(axis=1)])
 
 
 def _against(

@@ -110,18 +110,24 @@ def rise(history: History, chance: Chance) -> tuple[int, float] | None:
         return None
     loss = history.loss[steps]
     first = float(loss[0])
+    with np.errstate(over="ignore"):  # what is far above the largest double is above nothing
+        above = _far_above(loss, first, chance)
+    # Of three neighbours the middle one is above if two of them are.
+    if not (above[1:] & above[:-1]).any() and not (above[2:] & above[:-2]).any():
+        return None
+    peak = int(np.argmax(np.where(above, loss, -np.inf)))
+    return int(steps[peak]), float(loss[peak])
+
+
+def _far_above(loss: np.ndarray, first: float, chance: Chance) -> np.ndarray:
+    """At which steps the loss is far above its start."""
     start = np.full(len(loss), max(chance.loss, min(first, median(loss[:EARLY].tolist()))))
     start[:EARLY] = max(chance.loss, first)
     if chance.loss > 0 and float(loss.min()) > 0:
         far = RISE * start
     else:
         far = start + NOISE * (float(np.median(np.abs(np.diff(loss)))) if len(loss) > 1 else 0.0)
-    above = loss > far
-    # Of three neighbours the middle one is above if two of them are.
-    if not (above[1:] & above[:-1]).any() and not (above[2:] & above[:-2]).any():
-        return None
-    peak = int(np.argmax(np.where(above, loss, -np.inf)))
-    return int(steps[peak]), float(loss[peak])
+    return np.asarray(loss > far)
 
 
 def _last(history: History, step: int | None, share: float) -> np.ndarray:

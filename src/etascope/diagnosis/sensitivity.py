@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from etascope.diagnosis.statistics import scale_of, scaled
+
 
 def sensitivity(losses: Mapping[float, float], chance: float, low: float, high: float) -> float:
     """The loss that a rate drawn at random between `low` and `high` is expected to lose.
@@ -37,8 +39,12 @@ def sensitivity(losses: Mapping[float, float], chance: float, low: float, high: 
     capped = np.array(
         [min(losses[lr], chance) if losses[lr] == losses[lr] else chance for lr in lrs]
     )
+    power = scale_of([*capped.tolist(), chance])
+    capped = np.ldexp(capped, -power)
     ends = np.log([low, high])
     inside = np.log(lrs[(lrs > low) & (lrs < high)])
     grid = np.concatenate([ends[:1], inside, ends[1:]])
     values = np.interp(grid, np.log(lrs), capped)
-    return float(np.trapezoid(values - capped.min(), grid) / (ends[1] - ends[0]))
+    excess = values - capped.min()
+    lost = float(np.sum((excess[1:] + excess[:-1]) / 2 * np.diff(grid)) / (ends[1] - ends[0]))
+    return scaled(lost, power)

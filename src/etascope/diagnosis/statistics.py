@@ -1,5 +1,9 @@
 """The tests and intervals that verdicts rest on. Each is a pure function of numbers.
 
+Losses of a training that breaks may be finite and larger than the square root of the largest
+double, so their squares are not. What is squared or summed here is scaled first, by a power of
+two, which changes no digit; ordinary numbers are left as they are.
+
 The distributions come from `scipy.special`, which is loaded and called many times faster than
 `scipy.stats`: a study of ten thousand trials is judged whenever it is opened.
 """
@@ -11,6 +15,58 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+ORDINARY = 400  # powers of two: up to there on either side squares and sums of many are safe
+
+
+def scale_of(values: Sequence[float]) -> int:
+    """The power of two by which to divide values before they are squared; 0 for ordinary ones.
+
+    >>> scale_of([1.0, -3e4]), scale_of([1e200]), scale_of([0.0, math.inf])
+    (0, 665, 0)
+    """
+    largest = max(map(abs, values), default=0.0)
+    if not math.isfinite(largest):
+        largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    power = math.frexp(largest)[1]
+    return power if abs(power) > ORDINARY else 0
+
+
+def scaled(value: float, power: int) -> float:
+    """`value * 2**power`, infinite where that is too large.
+
+    >>> scaled(3.0, -1), scaled(-1.0, 2000)
+    (1.5, -inf)
+    """
+    try:
+        return math.ldexp(value, power)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def average(values: Sequence[float]) -> float:
+    """The mean, also of values whose sum is too large; not finite where one of them is not.
+
+    >>> average([1.0, 2.0]), average([1.5e308, 1.5e308])
+    (1.5, 1.5e+308)
+    """
+    power = scale_of(values)
+    with np.errstate(invalid="ignore"):
+        mean = float(np.mean([scaled(value, -power) for value in values] if power else values))
+    return scaled(mean, power)
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation of a sample; infinite where fewer than two values are known.
+
+    >>> deviation([1.0, 3.0]), deviation([1e200, 3e200]), deviation([1.0])
+    (1.4142135623730951, 1.414213562373095e+200, inf)
+    """
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return math.inf
+    power = scale_of(values)
+    ordinary = [scaled(value, -power) for value in values] if power else values
+    return scaled(float(np.std(ordinary, ddof=1)), power)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +119,10 @@ def below(values: Sequence[float], reference: Sequence[float] | float) -> float:
     """
     from scipy.special import stdtr
 
-    if isinstance(reference, Sequence):
-        differences = [a - b for a, b in zip(values, reference, strict=True)]
-    else:
-        differences = [value - reference for value in values]
+    known = reference if isinstance(reference, Sequence) else [reference] * len(values)
+    differences = [a - b for a, b in zip(values, known, strict=True)]
+    if not 2.0**-ORDINARY < max(map(abs, differences), default=1.0) < 2.0**ORDINARY:
+        differences = _scaled_differences(values, known)
     count = len(differences)
     if count < 2 or not all(map(math.isfinite, differences)):
         return 1.0
@@ -75,6 +131,15 @@ def below(values: Sequence[float], reference: Sequence[float] | float) -> float:
     if variance == 0.0:
         return 0.0 if mean < 0 else 1.0
     return float(stdtr(count - 1, mean / math.sqrt(variance / count)))
+
+
+def _scaled_differences(values: Sequence[float], reference: Sequence[float]) -> list[float]:
+    """Differences of any size, in a unit of their own in which the largest is about 1."""
+    power = scale_of([*values, *reference])
+    pairs = zip(values, reference, strict=True)
+    found = [scaled(a, -power) - scaled(b, -power) for a, b in pairs]
+    power = scale_of(found)  # the values may lie close to each other
+    return [scaled(difference, -power) for difference in found]
 
 
 def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
@@ -95,23 +160,25 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
     return rejected
 
 
-def pooled_variance(table: np.ndarray) -> tuple[float, int]:
-    """The variance of one value beside the effects of its row and its column.
+def pooled_deviation(table: np.ndarray) -> tuple[float, int]:
+    """The standard deviation of one value beside the effects of its row and its column.
 
-    The residual mean square of the additive two-way layout `row + column + noise`, with its
-    degrees of freedom; the layout may have gaps.
+    The root of the residual mean square of the additive two-way layout `row + column + noise`,
+    with its degrees of freedom; the layout may have gaps.
 
     Args:
         table: [rate, seed] values, nan where there is none; each row holds at least one.
 
     Returns:
-        (variance, degrees of freedom); (inf, 0) where nothing is left to estimate it from.
+        (deviation, degrees of freedom); (inf, 0) where nothing is left to estimate it from.
 
-    >>> variance, df = pooled_variance(np.array([[0.0, 1.0, 2.0], [5.0, 6.0, 8.0]]))
-    >>> round(variance, 4), df
+    >>> deviation, df = pooled_deviation(np.array([[0.0, 1.0, 2.0], [5.0, 6.0, 8.0]]))
+    >>> round(deviation**2, 4), df
     (0.1667, 2)
     """
     there = np.isfinite(table)
+    power = scale_of(table[there].tolist())
+    table = np.ldexp(table, -power)
     weight = there / there.sum(1, keepdims=True)
     values = np.where(there, table, 0.0)
     values = np.where(there, values - (weight * values).sum(1, keepdims=True), 0.0)
@@ -120,7 +187,11 @@ def pooled_variance(table: np.ndarray) -> tuple[float, int]:
     columns = np.linalg.pinv(normal, hermitian=True) @ values.sum(0)
     noise = np.where(there, values - columns + (weight @ columns)[:, None], 0.0)
     df = int(there.sum()) - len(table) - int(np.linalg.matrix_rank(normal, hermitian=True))
-    return (float((noise**2).sum()) / df, df) if df > 0 else (math.inf, 0)
+    if df <= 0:
+        return math.inf, 0
+    further = scale_of(noise[there].tolist())
+    noise = np.ldexp(noise, -further)
+    return scaled(math.sqrt(float((noise**2).sum()) / df), power + further), df
 
 
 def mean_interval(
@@ -128,13 +199,13 @@ def mean_interval(
     alpha: float,
     *,
     mean: float | None = None,
-    variance: float | None = None,
+    spread: float | None = None,
     df: int | None = None,
 ) -> Interval:
     """Student's interval for the mean of `values`, of level `1 - alpha`.
 
-    `mean` replaces the plain mean where a weighted one was reported, `variance` and `df` the
-    sample's own where they were pooled over several samples.
+    `mean` replaces the plain mean where a weighted one was reported, `spread` (the standard
+    deviation of one value) and `df` the sample's own where they were pooled over several samples.
 
     >>> mean_interval([1.0, 1.0, 1.0], 0.05)
     Interval(mean=1.0, low=1.0, high=1.0)
@@ -142,13 +213,12 @@ def mean_interval(
     from scipy.special import stdtrit
 
     count = len(values)
-    centre = float(np.mean(values)) if mean is None else mean
-    if variance is None:
-        variance = float(np.var(values, ddof=1)) if count > 1 else math.inf
-        df = count - 1
-    if not df or df < 1 or not math.isfinite(variance):
+    centre = average(values) if mean is None else mean
+    if spread is None:
+        spread, df = deviation(values), count - 1
+    if not df or df < 1 or not (math.isfinite(spread) and math.isfinite(centre)):
         return Interval(centre, -math.inf, math.inf)
-    half = -float(stdtrit(df, alpha / 2)) * math.sqrt(variance / count)
+    half = -float(stdtrit(df, alpha / 2)) * (spread / math.sqrt(count))
     return Interval(centre, centre - half, centre + half)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from etascope.diagnosis.chance import beats_untrained_only
+from etascope.diagnosis.statistics import average
 from etascope.diagnosis.verdict import TOLERANCE
 from etascope.records import History, Verdict
 from etascope.reporting import found
@@ -112,7 +113,7 @@ def spread(values: list[float], *, metric: bool = False) -> str:
     ('0.250', '2.00 (1.00 to 3.00)')
     """
     write = share if metric else number
-    mean = write(sum(values) / len(values))
+    mean = write(average(values))
     return mean if len(values) == 1 else f"{mean} ({write(min(values))} to {write(max(values))})"
 
 

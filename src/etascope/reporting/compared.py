@@ -7,12 +7,24 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from etascope.diagnosis.sensitivity import sensitivity
+from etascope.diagnosis.statistics import average
 from etascope.errors import UsageError
 from etascope.records import History
-from etascope.reporting.axes import Range, log_range, log_ticks, plain_range
-from etascope.reporting.figures import Figure, Trace, axis, label, layout, line, plain
+from etascope.reporting.axes import Reach, log_ticks, loss_reach, rate_reach, rate_title
+from etascope.reporting.figures import (
+    Figure,
+    Trace,
+    axis,
+    beyond,
+    label,
+    layout,
+    line,
+    plain,
+    value_axis,
+)
 from etascope.reporting.palette import MARKS
 from etascope.reporting.words import number, rate
+from etascope.search.edge import decades
 from etascope.study import Study
 
 COLOURS = ("best", "diverged", "good", "stuck", "slow", "undecided")  # of the verdicts, in turn
@@ -100,7 +112,7 @@ def _row(
         name=name,
         lr=lr,
         band=band,
-        decades=None if band is None else math.log10(band[1] / band[0]),
+        decades=None if band is None else decades(*band),
         loss=min(losses.values(), default=None) if lr is not None else None,
         sensitivity=spread,
         settled=study.complete if finding is None else finding.status == "resolved",
@@ -126,7 +138,7 @@ def _losses(study: Study) -> dict[float, float]:
     for history in study.trials:
         if (loss := _final(history, study.horizon, chance)) is not None:
             groups.setdefault(history.trial.lr, []).append(loss)
-    return {lr: sum(values) / len(values) for lr, values in sorted(groups.items())}
+    return {lr: average(values) for lr, values in sorted(groups.items())}
 
 
 def _final(history: History, horizon: int, chance: float) -> float | None:
@@ -139,21 +151,19 @@ def _final(history: History, horizon: int, chance: float) -> float | None:
 def comparison_figure(found: Comparison) -> Figure:
     """The response of every optimizer; below the curves a row for each, with its name and band."""
     values = [found.chance, *(loss for row in found.rows for loss in row.losses)]
-    logs = log_range(values, 0.08)
-    low, high = logs or plain_range(values, 0.08)
-    left, right = log_range([lr for row in found.rows for lr in row.lrs]) or (0.0, 1.0)
-    ends = (10**left, 10**right)
-    traces: list[Trace] = [
-        line(ends, (found.chance, found.chance), "var(--muted)", width=1, dash="dot")
-    ]
+    reach = loss_reach(values, found.chance, 0.08)
+    rates = rate_reach([lr for row in found.rows for lr in row.lrs])
+    left, right, ends = rates.low, rates.high, rates.ends
+    level = reach.place(found.chance)
+    traces: list[Trace] = [line(ends, (level, level), "var(--muted)", width=1, dash="dot")]
     for place, row in enumerate(found.rows):
         css = COLOURS[place % len(COLOURS)]
-        traces += [_curve(row, css), *_strip(row, css, place, (left, right))]
+        traces += [_curve(row, css, rates, reach), *_strip(row, css, place, rates)]
     count = len(found.rows)
     floor = count * ROW / (1 + count * ROW)  # of the height, which the rows take
-    x = axis("learning rate η", log=True, ticks=log_ticks(*ends), range=[left, right], anchor="y2")
-    ticks = log_ticks(10**low, 10**high, 6) if logs else None
-    y = axis("held-out loss", log=bool(logs), ticks=ticks, range=[low, high], domain=[floor, 1])
+    x = axis(rate_title(rates), log=True, ticks=log_ticks(*ends), range=[left, right], anchor="y2")
+    y = value_axis("held-out loss", reach, 6) | {"domain": [floor, 1]}
+    traces += beyond(reach, ends[1])
     strips = {"domain": [0, floor], "range": [count - 0.5, -0.5], "visible": False}
     alt = "Held-out loss against the learning rate, one line an optimizer. " + " ".join(
         f"{row.name}: best at {rate(row.lr)} with {number(row.loss)}."
@@ -163,8 +173,8 @@ def comparison_figure(found: Comparison) -> Figure:
     return Figure("comparison", alt, traces, {**layout(x, y), "yaxis2": strips})
 
 
-def _curve(row: Compared, css: str) -> Trace:
-    return line(row.lrs, row.losses, f"var(--{css})") | {
+def _curve(row: Compared, css: str, rates: Reach, reach: Reach) -> Trace:
+    return line(rates.places(row.lrs), reach.places(row.losses), f"var(--{css})") | {
         "mode": "lines+markers",
         "marker": {"symbol": SYMBOLS[css], "size": 8, "color": f"var(--{css})"},
         "hoverinfo": None,
@@ -172,19 +182,19 @@ def _curve(row: Compared, css: str) -> Trace:
     }
 
 
-def _strip(row: Compared, css: str, place: int, reach: Range) -> list[Trace]:
+def _strip(row: Compared, css: str, place: int, rates: Reach) -> list[Trace]:
     """A row of its own: the band, the best rate on it, and the name on the side with more room."""
-    colour, middle = f"var(--{css})", sum(reach) / 2
+    colour, middle = f"var(--{css})", rates.at(0.5)
     if row.lr is None:
         words = f"{plain(row.name)}: none learned"
-        return [label(10**middle, place, words, colour, "middle center") | {"yaxis": "y2"}]
-    low, high = row.band or (row.lr, row.lr)
-    best = line([row.lr], [place], colour) | {
+        return [label(middle, place, words, colour, "middle center") | {"yaxis": "y2"}]
+    low, high = rates.span(row.band or (row.lr, row.lr))
+    best = line([rates.place(row.lr)], [place], colour) | {
         "mode": "markers",
         "marker": {"symbol": SYMBOLS[css], "size": 10, "color": colour},
     }
-    room = 10 ** (ROOM * (reach[1] - reach[0]))
-    if math.log10(low * high) / 2 < middle:
+    room = 10 ** (ROOM * (rates.high - rates.low))
+    if math.log10(low) + math.log10(high) < 2 * math.log10(middle):
         name = label(high * room, place, plain(row.name), colour, "middle right")
     else:
         name = label(low / room, place, plain(row.name), colour, "middle left")

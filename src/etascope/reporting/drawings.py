@@ -143,11 +143,10 @@ def panel(graph: Graph, *, wheel: str) -> dict[str, Any]:
 
 def as_text(graph: Graph) -> str:
     """The tree that a terminal shows, without colours."""
-    from rich.console import Console
-
     from etascope.inspection.tree import to_tree
+    from etascope.reporting.console import Terminal
 
-    console = Console(width=240, color_system=None, highlight=False)
+    console = Terminal(width=240, color_system=None)
     with console.capture() as captured:
         console.print(to_tree(graph))
     return "\n".join(line.rstrip() for line in captured.get().splitlines())

@@ -11,10 +11,19 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from etascope.reporting.axes import Range, Ticks, log_range, log_ticks, plain_range
+from etascope.reporting.axes import (
+    Reach,
+    Ticks,
+    log_ticks,
+    loss_reach,
+    plain_reach,
+    rate_reach,
+    rate_title,
+)
 from etascope.reporting.palette import MARKS
 from etascope.reporting.views import AdamSchedule, Response
 from etascope.reporting.words import number, rate, share
+from etascope.words import visible
 
 Trace = dict[str, Any]
 MANY = 60  # points from which on they are drawn smaller
@@ -92,12 +101,12 @@ def label(x: float, y: float, text: str, colour: str, where: str = "middle right
 
 
 def plain(text: str) -> str:
-    """A user's name as plotly is to show it: as it is, where it would read tags in it.
+    """A user's name as plotly is to show it: as it is, where it would read tags or values in it.
 
-    >>> plain("a<b>")
-    'a&lt;b&gt;'
+    >>> plain("a<b>"), plain("%{y}")
+    ('a&lt;b&gt;', '%&#123;y}')
     """
-    return escape(text, quote=False)
+    return escape(visible(text), quote=False).replace("%{", "%&#123;")
 
 
 HALO = ", ".join(f"{x}px {y}px 3px var(--page)" for x in (-1, 0, 1) for y in (-1, 0, 1))
@@ -111,47 +120,54 @@ def response_figure(view: Response, field: str) -> Figure | None:
         return None
     name = "loss" if loss else view.metric or "metric"
     level = view.chance if loss else view.majority
-    known = [*values, level]
-    logs = log_range(known, 0.08) if loss else None
-    low, high = logs or plain_range(known)
-    high += 0.1 * (high - low) if loss else 0.0  # room for the words above the chance line
-    bottom, top = (10**low, 10**high) if logs else (low, high)
-    lrs = [p.lr for p in view.points]
-    left, right = log_range(lrs) or (0.0, 1.0)
-    ends = (10**left, 10**right)
-    traces = [*_edge(view, bottom, top), *_band(view, bottom, top), *_common(view, loss)]
+    reach = loss_reach(values, level, 0.08) if loss else plain_reach([*values, level])
+    if loss:  # room for the words above the chance line
+        reach = reach._replace(high=reach.high + 0.1 * (reach.high - reach.low))
+    rates = rate_reach([p.lr for p in view.points])
+    traces = [*_edge(view, rates, reach), *_band(view, rates, reach)]
+    traces += _common(view, rates, reach, loss)
     if level is not None:
         knowing = (
             f"{view.chance_name}: {number(level)}" if loss else f"commonest class: {share(level)}"
         )
-        traces.append(line(ends, (level, level), MUTED, width=1, dash="dot"))
-        traces.append(
-            _level_label(ends[0], level, knowing, (low, high), log=bool(logs), above=loss)
-        )
+        drawn = reach.place(level)
+        traces.append(line(rates.ends, (drawn, drawn), MUTED, width=1, dash="dot"))
+        traces.append(_level_label(rates.ends[0], drawn, knowing, reach, above=loss))
     # A broken trial without a finite value is shown all the same, near the worse edge.
-    worse = high if loss or not view.higher_is_better else low
-    inside = worse + 0.1 * ((low + high) / 2 - worse)
-    traces += _marks(view, values, 10**inside if logs else inside, plain(name))
-    ticks = log_ticks(bottom, top, 6) if logs else None
-    y = axis(f"held-out {plain(name)}", log=bool(logs), ticks=ticks, range=[low, high])
-    x = axis("learning rate η", log=True, ticks=log_ticks(*ends), range=[left, right])
+    worse = reach.at(0.95 if loss or not view.higher_is_better else 0.05)
+    traces += _marks(view, values, (rates, reach), worse, plain(name))
+    traces += _star(view, (rates, reach), loss, plain(name))
+    traces += beyond(reach, rates.ends[1])
+    y = value_axis(f"held-out {plain(name)}", reach, 6)
+    ticks = log_ticks(*rates.ends)
+    x = axis(rate_title(rates), log=True, ticks=ticks, range=[rates.low, rates.high])
     alt = _response_alt(view, values, name)
     return Figure(f"response-{field}", alt, traces, layout(x, y))
 
 
-def _level_label(
-    x: float, level: float, text: str, reach: Range, *, log: bool, above: bool
-) -> Trace:
+def value_axis(title: str, reach: Reach, most: int) -> Trace:
+    """The axis of losses or of a metric."""
+    ticks = log_ticks(*reach.ends, most) if reach.log else None
+    return axis(title, log=reach.log, ticks=ticks, range=[reach.low, reach.high])
+
+
+def beyond(reach: Reach, x: float) -> list[Trace]:
+    """What lies beyond an axis, in words at its ends."""
+    return [label(x, reach.at(place), text, MUTED, "middle left") for text, place in reach.beyond]
+
+
+def _level_label(x: float, level: float, text: str, reach: Reach, *, above: bool) -> Trace:
     """Words beside a level line, as far from it as marks that lie on it need."""
-    shift = (0.035 if above else -0.035) * (reach[1] - reach[0])
-    y = level * 10**shift if log else level + shift
+    shift = (0.035 if above else -0.035) * (reach.high - reach.low)
+    y = level * 10**shift if reach.log else level + shift
     return label(x, y, text, MUTED, "top right" if above else "bottom right")
 
 
-def _band(view: Response, bottom: float, top: float) -> list[Trace]:
+def _band(view: Response, rates: Reach, reach: Reach) -> list[Trace]:
     if view.band is None:
         return []
-    low, high = view.band
+    low, high = rates.span(view.band)
+    bottom, top = reach.ends
     if low == high:
         return [line((low, low), (bottom, top), BAND, width=10)]
     fill: Trace = {"fill": "toself", "fillcolor": BAND}
@@ -159,27 +175,61 @@ def _band(view: Response, bottom: float, top: float) -> list[Trace]:
     return [line(*corners, BAND, width=0, **fill)]
 
 
-def _edge(view: Response, bottom: float, top: float) -> list[Trace]:
+def _edge(view: Response, rates: Reach, reach: Reach) -> list[Trace]:
     """The interval in which training breaks."""
     if view.edge is None:
         return []
+    bottom, top = reach.ends
     fill: Trace = {"fill": "toself", "fillcolor": EDGE}
-    rates = [point.lr for point in view.points]
-    low, high = (min(max(lr, min(rates)), max(rates)) for lr in view.edge)
+    tried = [point.lr for point in view.points]
+    low, high = rates.span(Reach(min(tried), max(tried), log=False).span(view.edge))
     corners = ((low, high, high, low, low), (bottom, bottom, top, top, bottom))
     return [line(*corners, EDGE, width=0, **fill)]
 
 
-def _common(view: Response, loss: bool) -> list[Trace]:
+def _common(view: Response, rates: Reach, reach: Reach, loss: bool) -> list[Trace]:
     """The line through all rates at the last step that all of them reached."""
     if view.common is None:
         return []
-    heights = view.common.loss if loss else view.common.metric
-    return [line(view.common.lrs, heights, FAINT, width=1.5)]
+    heights = reach.places(view.common.loss if loss else view.common.metric)
+    return [line(rates.places(view.common.lrs), heights, FAINT, width=1.5)]
 
 
-def _marks(view: Response, values: Sequence[float | None], edge: float, name: str) -> list[Trace]:
-    traces = []
+def _star(view: Response, axes: tuple[Reach, Reach], loss: bool, name: str) -> list[Trace]:
+    """The suggestion of a race, trained or not."""
+    value = None if view.star is None else view.star.loss if loss else view.star.metric
+    if view.star is None or value is None:
+        return []
+    told = f"<b>{rate(view.star.lr)}</b> · suggested<br>{name} {number(value)} expected"
+    mark = MARKS["suggested"]
+    rim = {"width": 1, "color": "var(--page)"}
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [axes[0].place(view.star.lr)],
+            "y": [axes[1].place(value)],
+            "text": [told],
+            "hovertemplate": "%{text}<extra></extra>",
+            "cliponaxis": False,
+            "marker": {
+                "symbol": mark.plotly,
+                "size": 15,
+                "color": f"var(--{mark.css})",
+                "line": rim,
+            },
+        }
+    ]
+
+
+def _marks(
+    view: Response,
+    values: Sequence[float | None],
+    axes: tuple[Reach, Reach],
+    worse: float,
+    name: str,
+) -> list[Trace]:
+    traces, (rates, reach) = [], axes
     for verdict, mark in MARKS.items():
         chosen = [
             (p, v)
@@ -203,8 +253,8 @@ def _marks(view: Response, values: Sequence[float | None], edge: float, name: st
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": [p.lr for p, _ in chosen],
-                "y": [edge if v is None else v for _, v in chosen],
+                "x": [rates.place(p.lr) for p, _ in chosen],
+                "y": [worse if v is None else reach.place(v) for _, v in chosen],
                 "text": told,
                 "hovertemplate": "%{text}<extra></extra>",
                 "cliponaxis": False,
@@ -233,26 +283,24 @@ def _response_alt(view: Response, values: Sequence[float | None], name: str) -> 
 
 def schedule_figure(view: AdamSchedule) -> Figure:
     """Adam's factor lr_t over the steps, both axes logarithmic, with the rate it tends to."""
-    values = [v for r in view.rates for v in (*r.effective, r.lr)]
-    low, high = log_range(values) or (0.0, 1.0)
+    reach = rate_reach([v for r in view.rates for v in (*r.effective, r.lr)])
+    reach = reach._replace(high=reach.high + 0.1)
     last = max(r.steps[-1] for r in view.rates)
     traces = []
     for shown in view.rates:
         colour = "var(--diverged)" if shown.role == "fails" else "var(--best)"
-        traces.append(line((1, last), (shown.lr, shown.lr), colour, width=1, dash="dot"))
+        level = reach.place(shown.lr)
+        traces.append(line((1, last), (level, level), colour, width=1, dash="dot"))
         hover = "step %{x}: lr<sub>t</sub> = %{y:.3g}<extra></extra>"
         told = {"hoverinfo": None, "hovertemplate": hover}
-        factor = line(shown.steps, shown.effective, colour, width=2.5, **told)
+        factor = line(shown.steps, reach.places(shown.effective), colour, width=2.5, **told)
         factor["line"]["simplify"] = False  # few points and a smooth curve: none is to be left out
         traces.append(factor)
         traces.append(
-            label(1, 1.08 * shown.lr, f"η = {rate(shown.lr)}, {shown.role}", colour, "top right")
+            label(1, 1.08 * level, f"η = {rate(shown.lr)}, {shown.role}", colour, "top right")
         )
-    y = axis(
-        "lr<sub>t</sub>", log=True, ticks=log_ticks(10**low, 10**high, 6), range=[low, high + 0.1]
-    )
-    width = log_range((1, last)) or (0.0, 1.0)
-    x = axis("step t", log=True, ticks=log_ticks(1, last), range=[0, width[1]])
+    y = value_axis("lr<sub>t</sub>", reach, 6)
+    x = axis("step t", log=True, ticks=log_ticks(1, last), range=[0, rate_reach((1, last)).high])
     alt = (
         "Adam's lr_t over the steps: it dips in the first steps and rises to the rate. "
         + " ".join(

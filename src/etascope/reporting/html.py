@@ -101,7 +101,8 @@ def render(study: Study) -> str:
             allowed=" ".join(part.allowed for part in scripts),
             answer=views.answer(study),
             response=response,
-            shown={point.verdict for point in response.points},
+            shown={point.verdict for point in response.points}
+            | ({"suggested"} if response.star else set()),
             pair=pair,
             rows=views.table(study),
             reference=reference,

@@ -60,15 +60,19 @@ def look_inside(study: Study) -> Path:
     high and the low rate that the report compares; a few training steps in all.
 
     Args:
-        study: as `sweep` returned it: one from the disk does not know its model.
+        study: as `sweep` returned it: one from the disk, such as that of a finding, does not
+            know its model.
 
     Returns:
         The file in the study's directory.
 
     Raises:
-        UsageError: if the study comes from the disk.
+        UsageError: if it is no study of `sweep` as that returned it.
         StudyError: if the file cannot be written.
     """
+    if not isinstance(study, Study):
+        kind = type(study).__name__
+        raise UsageError(f"study is a {kind}, which knows no model; pass what sweep returned")
     if study.source is None:
         raise UsageError("a study from the disk knows no model; pass the one that sweep returned")
     problem, plan = study.source

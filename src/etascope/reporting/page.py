@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from etascope.encoding import dumps
 from etascope.reporting import words
 from etascope.reporting.palette import MARKS
+from etascope.words import visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -37,6 +38,7 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     filters: dict[str, Callable[..., Any]] = {
         "number": words.number,
@@ -52,10 +54,22 @@ def environment() -> Environment:
 def embedded(value: Any) -> str:
     """`value` as JSON that can stand inside a script element, whatever strings it holds.
 
+    Marks that would reorder or break a line stand in it as they are seen elsewhere.
+
     >>> embedded({"name": "</script>"})
     '{"name": "\\\\u003c/script>"}'
     """
-    return dumps(value).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    text = dumps(value).replace("<", "\\u003c")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else visible(c).replace("\\", "\\\\") for c in text)
+
+
+def _shown(value: Any) -> Any:
+    """A text on a page: every character of each of its lines can be seen, and none reorders it."""
+    if isinstance(value, str) and not hasattr(value, "__html__") and not value.isprintable():
+        return "\n".join(map(visible, value.split("\n")))
+    return value
 
 
 def script(path: Path) -> Part:

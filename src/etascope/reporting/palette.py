@@ -22,8 +22,10 @@ class Mark(NamedTuple):
     glyph: str
 
 
+_STAR = Mark("best", "#009e73", "#1fbf92", "star", "*", "★")
 MARKS = {
-    "best": Mark("best", "#009e73", "#1fbf92", "star", "*", "★"),
+    "suggested": _STAR,  # of a race, in the place of the best
+    "best": _STAR,
     "good": Mark("good", "#0072b2", "#4aa3df", "circle", "o", "●"),
     "too slow": Mark("slow", "#56b4e9", "#7cc8f2", "triangle-down", "v", "▼"),
     "undecided": Mark("undecided", "#7a7f87", "#9aa0a8", "diamond", "D", "◆"),

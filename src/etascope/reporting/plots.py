@@ -120,7 +120,14 @@ def _response(make: type[Figure], study: Study) -> Figure:
     for ax, field in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         response_panel(ax, view, field)
     handles, words = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, words, loc="outside upper left", ncols=7, frameon=False, fontsize=9)
+    figure.legend(
+        handles,
+        words,
+        loc="outside upper left",
+        ncols=7 if len(panels) > 1 else 4,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
@@ -143,7 +150,7 @@ def _curves(make: type[Figure], study: Study) -> Figure:
     from etascope.reporting.panels import curves_panel
 
     figure = make(figsize=(9.0, 4.6), layout=_layout())
-    curves_panel(figure.subplots(), views.curves(study), study.problem.chance.loss)
+    curves_panel(figure.subplots(), views.curves(study), views.response(study).chance)
     return figure
 
 

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from etascope.records import Burst, TrialId
+from etascope.reporting.console import Terminal
+from etascope.reporting.terminal import heading
 from etascope.study import Study
 from etascope.words import counted
 
@@ -39,8 +41,8 @@ class TerminalProgress:
             elsewhere each finished burst is one line.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+    def __init__(self, console: Terminal | None = None) -> None:
+        self._console = console or Terminal(stderr=True)
         self._rows: dict[TrialId, _Row] = {}
         self._live: Live | None = None
         self._metric = "metric"
@@ -67,7 +69,7 @@ class TerminalProgress:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        self._metric = study.problem.metric or "metric"
+        self._metric = heading(study.problem.metric)
         steps = {h.trial: h.step for h in study.trials}
         self._rows = {t: _Row(steps.get(t, 0), target) for t, target in waiting.items()}
         self._steps_before = sum(row.step for row in self._rows.values())
@@ -75,7 +77,7 @@ class TerminalProgress:
         resumed = f", {self._steps_before} steps already done" if self._steps_before else ""
         trials = f"{counted(len(self._rows), 'trial')} to train{resumed}"
         told = f"{why}: {trials}" if why else f"{trials}; study in {study.path}"
-        self._console.print(told, highlight=False, soft_wrap=True)
+        self._console.say(told)
         if self._console.is_terminal and self._rows:
             self._live = Live(get_renderable=self._table, console=self._console, transient=True)
             self._live.start()
@@ -98,17 +100,17 @@ class TerminalProgress:
         elif row.step >= row.target:
             row.state = "done"
         if self._live is None:
-            self._console.print(self._line(burst, row), highlight=False, soft_wrap=True)
+            self._console.say(self._line(burst, row))
 
     def note(self, text: str) -> None:
         """Write a line to be known before training starts."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.say(text)
 
     def stopping(self) -> None:
         """Say that the stop was heard."""
         self._interrupted = True
         if self._live is None:
-            self._console.print("stopping after this step; Ctrl-C again stops at once")
+            self._console.say("stopping after this step; Ctrl-C again stops at once")
 
     # Drawing ----------------------------------------------------------------------------------
 

@@ -106,13 +106,12 @@ def _moved(total: Total) -> Text:
 def native_text(stacks: Sequence[NativeStack]) -> RenderableType:
     """The C++ frames of each thread, from its start to the kernel."""
     if not stacks:
-        return Text(
-            "\nNo operator of this step is split over threads, so there was nowhere to stop."
-        )
+        none = "No operator of this step is split over threads, so there was nowhere to stop."
+        return Group(Text(), Text(none))
     parts: list[RenderableType] = []
     for stack in stacks:
         who = "that called step()" if stack.thread == "caller" else "that worked for it"
-        lines = [Text(f"\nthe thread {who}, from its start", style="bold")]
+        lines = [Text(), Text(f"the thread {who}, from its start", style="bold")]
         for inside, row in groupby(stack.frames, key=_is_interpreter):
             frames = list(row)
             if inside:

@@ -10,15 +10,19 @@ from rich.text import Text
 from etascope.reporting.answer import answer
 from etascope.reporting.compared import Comparison
 from etascope.reporting.compared import headline as compared_headline
+from etascope.reporting.console import Lines
 from etascope.reporting.found import standing
+from etascope.reporting.highlight import SUGGESTED
 from etascope.reporting.palette import MARKS
 from etascope.reporting.rates import Row, Spread, table
 from etascope.reporting.words import number, rate, share
 from etascope.search.finding import Finding
 from etascope.search.range_test import RangeTest
 from etascope.study import Study
+from etascope.words import shortened, visible
 
 STYLES = {
+    "suggested": "bold green",
     "best": "bold green",
     "good": "green",
     "too slow": "blue",
@@ -38,15 +42,18 @@ def summary(study: Study) -> RenderableType:
         return _race(study, study.finding)
     said = answer(study)
     rows = table(study)
-    metric = study.problem.metric or "metric"
+    metric = heading(study.problem.metric)
     columns = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("rate", "seeds", "steps", "loss", metric, "test", "peak"):
-        columns.add_column(name, justify="right", no_wrap=True)
-    columns.add_column("verdict", no_wrap=True)
+    names = ("rate", "seeds", "steps", "loss", metric, "test", "peak")
     # One row with a line a rate in each cell: the terminal's table takes its time by the row.
-    cells = zip(*[_cells(row) for row in rows], strict=True)
+    *cells, verdicts = zip(*[_cells(row) for row in rows], strict=True) if rows else ((),)
+    known = [(name, texts) for name, texts in zip(names, cells, strict=False) if any(texts)]
+    for name, texts in known:
+        width = max(map(len, texts)) if name == "rate" else None  # a rate is never cut
+        columns.add_column(name, justify="right", no_wrap=True, min_width=width)
+    columns.add_column("verdict", no_wrap=True)
     if rows:
-        columns.add_row(*[Text("\n").join(Text() + cell for cell in column) for column in cells])
+        columns.add_row(*(Lines(texts) for _, texts in known), Lines(verdicts))
     reasons = Table.grid(padding=(0, 2, 0, 0))
     reasons.add_column(justify="right", no_wrap=True)
     reasons.add_column()
@@ -68,16 +75,24 @@ def _race(study: Study, finding: Finding) -> RenderableType:
     """The answer of `find`, and one line a rate of its race."""
     said = answer(study)
     columns = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    score = "loss" if finding.objective == "loss" else study.problem.metric or "metric"
+    score = "loss" if finding.objective == "loss" else heading(study.problem.metric)
     for name in ("rate", "seeds", "steps", score):
         columns.add_column(name, justify="right", no_wrap=True)
     columns.add_column("in the race", no_wrap=True)
     turned = -1 if finding.objective == "metric" and study.problem.higher_is_better else 1
+    rows = []
     for found in finding.rates:
         told = standing(finding, found)
-        style = "bold green" if told == "suggested" else "green" if told == "as good" else ""
+        style = STYLES[told] if told == SUGGESTED else "green" if told == "as good" else ""
+        told = f"{MARKS[told].glyph} {told}" if told == SUGGESTED else told
         cells = [rate(found.lr), str(found.seeds), str(found.steps), number(turned * found.score)]
-        columns.add_row(*cells, Text(told, style=style))
+        rows.append((found.lr, cells, Text(told, style=style)))
+    if finding.lr is not None and finding.lr not in study.lrs:
+        told = f"{MARKS[SUGGESTED].glyph} {SUGGESTED}, between the rates that were trained"
+        cells = [rate(finding.lr), "", "", ""]
+        rows.append((finding.lr, cells, Text(told, style=STYLES[SUGGESTED])))
+    for _, cells, words in sorted(rows, key=lambda row: row[0]):
+        columns.add_row(*cells, words)
     return Group(
         Text(said.headline, style="bold"),
         *map(Text, said.sentences),
@@ -124,6 +139,11 @@ def comparison_table(found: Comparison) -> RenderableType:
     reach = f"from {rate(found.reach[0])} to {rate(found.reach[1])}"
     note = f"Sensitivity: the loss that a rate drawn at random {reach} is expected to lose."
     return Group(Text(compared_headline(found), style="bold"), "", columns, "", Text(note, "dim"))
+
+
+def heading(metric: str | None) -> str:
+    """The name of a metric above its column."""
+    return shortened(visible(metric or "metric"), 24)
 
 
 def _cells(row: Row) -> list[str | Text]:

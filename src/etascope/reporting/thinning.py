@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from etascope.diagnosis.statistics import average
+
 Values = npt.NDArray[np.float64]
 Drawn = tuple[float | None, ...]
 
@@ -44,8 +46,7 @@ def thin(
         np.arange(len(values)) if len(values) <= limit else _extremes(values, limit // 2, growing)
     )
     bins = _bins(len(values), TREND, growing=growing)
-    with np.errstate(over="ignore", invalid="ignore"):  # a diverging loss may be near the limit
-        means = [float(np.mean(values[a:b])) for a, b in bins]
+    means = [_mean(values[a:b]) for a, b in bins]
     middles = [float(steps[a] + steps[b - 1]) / 2 for a, b in bins]
     return Series(
         tuple(int(s) for s in steps[kept]), drawn(values[kept]), tuple(middles), drawn(means)
@@ -58,7 +59,23 @@ def drawn(values: Values | list[float]) -> Drawn:
     >>> drawn([0.123456789, float("inf")])
     (0.12346, None)
     """
-    return tuple(float(f"{v:.5g}") if np.isfinite(v) else None for v in values)
+    return tuple(rounded(float(v), 5) if np.isfinite(v) else None for v in values)
+
+
+def rounded(value: float, digits: int) -> float:
+    """A number in so many significant digits; the largest doubles as they are.
+
+    >>> rounded(1.23456, 3)
+    1.23
+    """
+    short = float(f"{value:.{digits}g}")
+    return short if math.isfinite(short) else value
+
+
+def _mean(values: Values) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = float(np.mean(values))
+    return mean if math.isfinite(mean) else average(values.tolist())
 
 
 def finite(value: float | str | None) -> float | None:

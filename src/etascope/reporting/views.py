@@ -13,13 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from etascope.diagnosis.statistics import average
 from etascope.optim.reference import effective_lr
-from etascope.records import Evaluation, History, Verdict
+from etascope.records import Evaluation, History
 from etascope.reporting.answer import FAILED, Answer, answer
 from etascope.reporting.elsewhere import Reference, ReferenceCurve, behind, reference_curves
+from etascope.reporting.highlight import SUGGESTED, Star, highlighted, marked, star
 from etascope.reporting.rates import Row, Spread, table
 from etascope.reporting.reproduction import Reproduction, reproduce
-from etascope.reporting.thinning import LIMIT, Drawn, Series, drawn, finite, thin
+from etascope.reporting.thinning import LIMIT, Drawn, Series, drawn, finite, rounded, thin
 from etascope.study import Study
 
 __all__ = [
@@ -81,6 +83,7 @@ class Common(NamedTuple):
 class Response(NamedTuple):
     """What each rate came to. `best` and `band` are those of the finding where there is one.
 
+    `star` is the suggestion of a race; the trials at that rate are marked as good as others.
     `edge` is its interval around the rate where training breaks.
     `chance` is the loss of knowing nothing, or where that is not known of the untrained network,
     as `chance_name` says; `majority` is the metric of always naming the commonest class.
@@ -94,6 +97,7 @@ class Response(NamedTuple):
     metric: str | None
     higher_is_better: bool
     best: float | None
+    star: Star | None
     band: tuple[float, float] | None
     edge: tuple[float, float] | None
     horizon: int
@@ -147,6 +151,7 @@ def response(study: Study) -> Response:
     for history in study.trials:
         evaluation, verdict = history.evaluation("valid"), study.judgement.trials[history.trial]
         loss = finite(evaluation.loss if evaluation else None)
+        of = marked(study, history.trial.lr, verdict.name)
         points.append(
             Point(
                 lr=history.trial.lr,
@@ -154,7 +159,7 @@ def response(study: Study) -> Response:
                 step=evaluation.step if evaluation else history.step,
                 loss=loss,
                 metric=finite(evaluation.metric if evaluation else None),
-                verdict=verdict.name,
+                verdict="good" if of == SUGGESTED else of,
                 provisional=verdict.provisional,
                 broken=history.failure is not None or bool(evaluation and loss is None),
             )
@@ -171,7 +176,8 @@ def response(study: Study) -> Response:
         majority=max(majority)[1] if majority and counted else None,
         metric=study.problem.metric,
         higher_is_better=study.problem.higher_is_better,
-        best=study.best if finding is None else finding.lr,
+        best=highlighted(study),
+        star=star(study),
         band=study.band if finding is None else finding.band,
         edge=None if edge is None or edge.lr is None else (edge.low, edge.high),
         horizon=study.horizon,
@@ -182,7 +188,8 @@ def curves(study: Study) -> tuple[Curve, ...]:
     """Every trial that has begun, over its steps, with a bounded number of points in all."""
     begun = [h for h in study.trials if h.step or len(h.loss)]
     limit = max(FEWEST, min(LIMIT, POINTS // max(len(begun), 1)))
-    return tuple(_curve(h, study.judgement.trials[h.trial], limit) for h in begun)
+    names = {h.trial: study.judgement.trials[h.trial].name for h in begun}
+    return tuple(_curve(h, marked(study, h.trial.lr, names[h.trial]), limit) for h in begun)
 
 
 def high_and_low(study: Study) -> HighLow:
@@ -192,7 +199,8 @@ def high_and_low(study: Study) -> HighLow:
     """
     whole = [h for h in study.trials if h.target >= study.horizon and len(h.loss)]
     failed = [h for h in whole if study.judgement.trials[h.trial].name in FAILED]
-    best = [h for h in whole if h.trial.lr == study.best]
+    best = [h for h in whole if h.trial.lr == highlighted(study)]
+    best = best or [h for h in whole if h.trial.lr == study.best]
     lasted = [h for h in failed if h.failure is None and h.step >= study.horizon]
     high = max(lasted or failed, key=lambda h: (h.trial.lr, -h.trial.seed), default=None)
     low = min(best, key=lambda h: h.trial.seed, default=None)
@@ -200,7 +208,8 @@ def high_and_low(study: Study) -> HighLow:
     def curve(history: History | None) -> Curve | None:
         if history is None:
             return None
-        return _curve(history, study.judgement.trials[history.trial], LIMIT)
+        verdict = study.judgement.trials[history.trial].name
+        return _curve(history, marked(study, history.trial.lr, verdict), LIMIT)
 
     return HighLow(curve(high), curve(low))
 
@@ -213,14 +222,15 @@ def adam_schedule(study: Study) -> AdamSchedule | None:
     optimizer = study.plan.get("optimizer")
     if optimizer not in ("adam", "adam-nesterov"):
         return None
-    pair = high_and_low(study)
+    pair, role = high_and_low(study), "best" if study.finding is None else SUGGESTED
     rates = []
-    for role, lr in (("fails", pair.high and pair.high.lr), ("best", study.best)):
+    for told, lr in (("fails", pair.high and pair.high.lr), (role, highlighted(study))):
         if lr is not None:
             steps = np.unique(np.geomspace(1, max(study.horizon, 1), 300).round().astype(int))
-            values = effective_lr(lr, steps, BETAS)
-            effective = tuple(float(f"{v:.6g}") for v in values)
-            rates.append(RateOverSteps(lr, role, tuple(steps.tolist()), effective))
+            with np.errstate(over="ignore"):  # of rates near the largest double
+                values = np.minimum(effective_lr(lr, steps, BETAS), np.finfo(np.float64).max)
+            effective = tuple(rounded(float(v), 6) for v in values)
+            rates.append(RateOverSteps(lr, told, tuple(steps.tolist()), effective))
     return AdamSchedule(optimizer == "adam-nesterov", BETAS, tuple(rates)) if rates else None
 
 
@@ -246,16 +256,16 @@ def _common(study: Study) -> Common | None:
 
 def _mean(values: Sequence[float | None]) -> float:
     there = [v for v in values if v is not None]
-    return sum(there) / len(there) if there else math.nan
+    return average(there) if there else math.nan
 
 
-def _curve(history: History, verdict: Verdict, limit: int) -> Curve:
+def _curve(history: History, verdict: str, limit: int) -> Curve:
     valid = sorted({e.step: e for e in history.evaluations if e.split == "valid"}.items())
     test: Evaluation | None = history.evaluation("test")
     return Curve(
         lr=history.trial.lr,
         seed=history.trial.seed,
-        verdict=verdict.name,
+        verdict=verdict,
         step=history.step,
         failed_at=history.failure.step if history.failure else None,
         loss=thin(np.arange(len(history.loss)), history.loss, limit, growing=True),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from etascope.records import TrialId
 from etascope.search.board import Board, Outcome
+from etascope.search.edge import decades
 from etascope.search.response import End, band, lowest
 from etascope.words import counted, number, rate
 
@@ -71,8 +72,8 @@ def suggestion(board: Board) -> float | None:
     if not found or min(found.values()) >= board.rules.chance:
         return None
     best = lowest(found)
-    near = min(found, key=lambda lr: abs(math.log10(lr / best)))
-    return near if abs(math.log10(near / best)) < CLOSE else float(f"{best:.2g}")
+    near = min(found, key=lambda lr: abs(decades(best, lr)))
+    return near if abs(decades(best, near)) < CLOSE else float(f"{best:.2g}")
 
 
 def contenders_left(board: Board) -> list[float]:

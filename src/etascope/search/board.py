@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from etascope.records import TrialId
-from etascope.search.edge import Edge, Sign, find_edge
+from etascope.search.edge import LARGEST, SMALLEST, Edge, Sign, find_edge
 
 OPTIMISTIC, PESSIMISTIC = 1.5, 0.5  # times the fall per doubling of time that was last seen
 FULL = 0.99  # of the peak: the schedule has reached it
@@ -151,7 +151,10 @@ class Board:
         place = self.ladder.index(lr) + side
         if 0 <= place < len(self.ladder):
             return self.ladder[place]
-        further = float(f"{10 ** (SPACING * round(math.log10(lr) / SPACING + side)):.1g}")
+        power = SPACING * round(math.log10(lr) / SPACING + side)
+        if not SMALLEST < power < LARGEST:
+            return None
+        further = float(f"{10**power:.1g}")
         if max(self.rules.ladder[0] / further, further / self.rules.ladder[-1]) > 10.0**BEYOND:
             return None
         if not self._leads_on(side):

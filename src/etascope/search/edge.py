@@ -19,6 +19,19 @@ MARGIN = 1.0  # decades of the grid beyond the rates that were tried
 WIDTHS = (0.02, 0.05, 0.1, 0.2, 0.4)  # decades; each as likely as the others
 DRIFT = 0.6  # decades that the edge may shift while training becomes ten times as long
 LEVEL = 0.9  # of the interval
+SMALLEST, LARGEST = -323.0, 308.0  # decades: beyond them no rate can be written
+
+
+def decades(low: float, high: float) -> float:
+    """`log10(high / low)` of two rates, also where that ratio is no double.
+
+    >>> decades(0.01, 1.0), round(decades(5e-324, 1e300))
+    (2.0, 623)
+    """
+    ratio = high / low
+    if 0 < ratio < math.inf:
+        return math.log10(ratio)
+    return math.log10(high) - math.log10(low)
 
 
 class Sign(NamedTuple):
@@ -45,7 +58,8 @@ class Edge(NamedTuple):
     @property
     def decades(self) -> float:
         """The width of the interval."""
-        return math.log10(self.high / self.low) if 0 < self.low <= self.high else math.inf
+        known = 0 < self.low <= self.high < math.inf
+        return decades(self.low, self.high) if known else math.inf
 
 
 def find_edge(signs: Iterable[Sign]) -> Edge:
@@ -69,7 +83,8 @@ def find_edge(signs: Iterable[Sign]) -> Edge:
     if len(passed) == len(seen):
         return Edge(None, max(passed, default=0.0), math.inf)
     logs = np.log10([sign.lr for sign in seen])
-    grid = np.arange(logs.min() - MARGIN, logs.max() + MARGIN, STEP)
+    first, last = max(logs.min() - MARGIN, SMALLEST), min(logs.max() + MARGIN, LARGEST)
+    grid = np.arange(first, last, STEP)
     chances = np.zeros(len(grid))
     for share in {sign.share for sign in seen}:
         chances += _log_likelihood([s for s in seen if s.share == share], share, grid)

@@ -17,7 +17,7 @@ from etascope.errors import UsageError
 from etascope.records import Chance, History, ProblemFacts, TrialId
 from etascope.search.answer import doubts, good_rates, response, suggestion
 from etascope.search.board import Board, Outcome, Rules
-from etascope.search.edge import Edge
+from etascope.search.edge import Edge, decades
 from etascope.search.race import NARROW, Round, race
 from etascope.words import counted, listed, number, rate
 
@@ -239,7 +239,7 @@ def conclude(board: Board, waiting: Round | None = None, caveat: str = "") -> Fi
         budget=rules.budget,
         # Where the race ended for another reason than its budget, a larger one is no remedy.
         needed=None if settled or needed <= rules.budget else needed,
-        safety=None if lr is None or edge.lr is None else math.log10(edge.lr / lr),
+        safety=None if lr is None or edge.lr is None else decades(lr, edge.lr),
         note=note,
         loss=expected if rules.objective == "loss" else None,
         metric=expected if rules.objective == "metric" else None,
@@ -314,7 +314,7 @@ def _safety(lr: float | None, edge: Edge) -> str:
         return f"training may break at this rate already: {known}"
     warning = "" if factor > 3 else "; that is close: warm up, or use the lower end of the band"
     wide = "" if edge.decades <= NARROW else ", which a larger budget would narrow"
-    times = f"{factor:.2g}" if factor < 100 else number(round(factor))
+    times = f"{factor:.2g}" if factor < 100 else number(float(f"{factor:.0f}"))
     return f"training breaks about {times} times higher: {known}{wide}{warning}"
 
 

@@ -22,6 +22,7 @@ from etascope.plan import logspace
 from etascope.records import TrialId
 from etascope.search.answer import FINALISTS, contenders_left, doubts, suggestion
 from etascope.search.board import SPACING, Board, Outcome
+from etascope.search.edge import decades
 from etascope.words import rate
 
 SHARES = (1 / 32, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of a training, at which rates are compared
@@ -80,13 +81,13 @@ def ladder_of(lrs: Iterable[float]) -> tuple[float, ...]:
     ordered = sorted(lrs)
     kept = ordered[:1]
     for lr in ordered[1:]:
-        if math.log10(lr / kept[-1]) >= CLOSEST * SPACING:
+        if decades(kept[-1], lr) >= CLOSEST * SPACING:
             kept.append(lr)
     if kept[-1] != ordered[-1]:
         kept = [*kept[: max(1, len(kept) - 1)], ordered[-1]]
     ladder = kept[:1]
     for low, high in itertools.pairwise(kept):
-        count = max(1, round(math.log10(high / low) / SPACING))
+        count = max(1, round(decades(low, high) / SPACING))
         ladder += logspace(low, high, count + 1)[1:]
     return tuple(ladder)
 
@@ -252,7 +253,7 @@ def _confirm(board: Board) -> Play:
         best = suggestion(board)
         if best is None or not doubts(board):
             return
-        rates = sorted(board.rates(board.rules.last), key=lambda lr: abs(math.log(lr / best)))
+        rates = sorted(board.rates(board.rules.last), key=lambda lr: abs(decades(best, lr)))
         why = f"fresh seed {seed} for the rates around {rate(best)}"
         yield from _train(board, rates[:FINALISTS], board.rules.last, why, seed)
         yield from _fresh(board, seed)
@@ -286,7 +287,7 @@ def _place_edge(board: Board) -> Play:
         lr = board.neighbour(board.ladder[-1], 1) if edge.lr is None else float(f"{edge.lr:.2g}")
         if lr is None:
             return
-        near = [sign for sign in board.signs() if abs(math.log10(sign.lr / lr)) < NEAR]
+        near = [sign for sign in board.signs() if abs(decades(lr, sign.lr)) < NEAR]
         while stop < rules.last and sum(s.share >= rules.share(stop) for s in near) >= 2:
             stop += 1
         trial = TrialId(lr, rules.seed + 1 + number % 2)

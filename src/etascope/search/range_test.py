@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from etascope.records import Numbers
+from etascope.search.edge import decades
 
 SMOOTHING = 0.9  # of the moving average: about ten steps
 UNSTEADY = 10  # steps until the moving average is one
@@ -96,17 +97,20 @@ def smooth(curve: np.ndarray) -> np.ndarray:
     its noise.
     """
     found = np.full(len(curve), np.nan)
-    usual = float(np.nanmedian(np.abs(np.diff(curve)))) if np.isfinite(curve).sum() > 1 else 0.0
-    mean, lowest = 0.0, math.inf
-    for step, loss in enumerate(curve):
+    with np.errstate(over="ignore"):
+        changes = np.abs(np.diff(curve))
+    usual = float(np.nanmedian(changes)) if np.isfinite(curve).sum() > 1 else 0.0
+    mean, lowest, start = 0.0, math.inf, math.nan
+    for step, loss in enumerate(curve.tolist()):
         if not math.isfinite(loss):
             break
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         value = mean / (1 - SMOOTHING ** (step + 1))
         lowest = min(lowest, value)
-        if step and value - found[0] > max(found[0] - lowest, NOISE * usual):
+        if step and value - start > max(start - lowest, NOISE * usual):
             break
         found[step] = value
+        start = value if step == 0 else start
     return found
 
 
@@ -121,7 +125,7 @@ def _over_seeds(
     if not known:
         return Suggestion(None, tuple(each), math.inf)
     middle = float(np.exp(np.median(np.log(known))))
-    return Suggestion(middle, tuple(each), math.log10(max(known) / min(known)))
+    return Suggestion(middle, tuple(each), decades(min(known), max(known)))
 
 
 def _steepest(lrs: np.ndarray, curve: np.ndarray) -> float | None:
@@ -132,7 +136,8 @@ def _steepest(lrs: np.ndarray, curve: np.ndarray) -> float | None:
     end = int(np.argmin(curve)) + 1 if len(curve) else 0
     if end < UNSTEADY + 3:
         return None
-    slope = np.gradient(curve[:end], np.log10(lrs[:end]))[UNSTEADY:]
+    with np.errstate(over="ignore", invalid="ignore"):
+        slope = np.nan_to_num(np.gradient(curve[:end], np.log10(lrs[:end]))[UNSTEADY:])
     place = int(np.argmin(slope))
     return float(lrs[UNSTEADY + place]) if slope[place] < 0 else None
 
@@ -175,7 +180,7 @@ def _note(found: Sequence[Suggestion], seeds: int) -> str:
     if not rates:
         return "the loss never fell: nothing can be read off this test"
     spread = max(s.decades for s in found if s.lr is not None)
-    apart = math.log10(max(rates) / min(rates))
+    apart = decades(min(rates), max(rates))
     text = f"the three rules lie {apart:.1f} decades apart"
     if seeds > 1:
         text += f", and one rule up to {spread:.1f} decades between seeds"

@@ -33,6 +33,8 @@ def lowest(scores: Mapping[float, float]) -> float:
     # Newton's form of the parabola: its slope is `fall` half way to the left, `rise` to the right.
     before, after = (low + best) / 2, (best + high) / 2
     vertex = before - fall * (after - before) / (rise - fall)
+    if not math.isfinite(vertex):  # the scores are too large for their slopes
+        return lrs[place]
     return math.exp(min(max(vertex, before), after))
 
 
@@ -76,5 +78,13 @@ def _walk(lrs: list[float], excess: Mapping[float, float], allowed: float) -> En
         if excess[far] > allowed:
             start, end = math.sqrt(excess[near]), math.sqrt(excess[far])
             way = (math.sqrt(allowed) - start) / (end - start)
-            return End(near * (far / near) ** way, near, far)
+            return End(_between(near, far, way), near, far)
     return End(lrs[-1], lrs[-1], None)
+
+
+def _between(near: float, far: float, way: float) -> float:
+    """The rate at a share of the way in log rate, also where the ratio of the two is no double."""
+    ratio = far / near
+    if 0 < ratio < math.inf:
+        return float(near * ratio**way)
+    return math.exp(math.log(near) * (1 - way) + math.log(far) * way)
