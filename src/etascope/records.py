@@ -19,6 +19,8 @@ from typing import Literal
 
 import numpy as np
 
+from etascope.schema import Count, Natural
+
 Split = Literal["valid", "test"]
 Status = Literal["pending", "paused", "finished", "failed"]
 VerdictName = Literal["diverged", "stuck", "too slow", "good", "best", "undecided"]
@@ -46,12 +48,12 @@ class Evaluation:
     `correct` counts the examples whose metric is 1 where every value is 0 or 1, else None.
     """
 
-    step: int
+    step: Natural
     split: Split
     loss: float
     metric: float | None
-    examples: int
-    correct: int | None
+    examples: Count
+    correct: Natural | None
     batch_losses: tuple[float, ...]
 
 
@@ -69,7 +71,7 @@ class Chance:
     loss: float
     source: Literal["given", "constant prediction", "initial loss"]
     batch_losses: tuple[float, ...] = ()
-    majority: tuple[tuple[int, float], ...] = ()
+    majority: tuple[tuple[Natural, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,8 @@ class ProblemFacts:
 
     name: str
     fingerprint: str
-    parameters: int
-    batch_shapes: tuple[tuple[int, ...], ...]
+    parameters: Natural
+    batch_shapes: tuple[tuple[Natural, ...], ...]
     metric: str | None
     higher_is_better: bool
     device: str
@@ -96,7 +98,7 @@ class Failure:
     that held a value that is not finite, `worker` a trial that killed its worker three times.
     """
 
-    step: int
+    step: Natural
     cause: Literal["non-finite", "exception", "data", "worker"]
     layer: str | None
     message: str

@@ -41,6 +41,19 @@ DTYPES = {
 }
 
 
+# What reading a tree of values raises that `_flatten` did not make.
+MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+
+
 @dataclass(frozen=True)
 class TrialState:
     """All that a trial needs to go on: where it is, and its tensors.
@@ -115,8 +128,9 @@ def unpack(packed: Packed) -> TrialState:
             optimizer=_restore(tree["optimizer"], tensors),
             schedule=_restore(tree["schedule"], tensors),
         )
-    except (KeyError, TypeError, SafetensorError) as error:
-        raise ValueError(f"this is no state of a trial ({error})") from error
+    except MALFORMED as error:
+        text = " ".join(str(error).split())[:100]
+        raise ValueError(f"this is no state of a trial ({text})") from error
 
 
 def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

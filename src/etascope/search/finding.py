@@ -14,6 +14,7 @@ from typing import Any, Literal
 from etascope.diagnosis.chance import failed
 from etascope.errors import UsageError
 from etascope.records import Chance, History, ProblemFacts
+from etascope.schema import decode
 from etascope.search.answer import doubts, good_rates, response, suggestion
 from etascope.search.board import Board, Outcome, Rules
 from etascope.search.edge import Edge
@@ -89,21 +90,12 @@ class Finding:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Finding:
-        """The finding that `to_dict` gave, also after a way through strict JSON."""
+        """The finding that `to_dict` gave, after a way through strict JSON.
 
-        def pair(value: Any) -> Any:
-            return None if value is None else tuple(value)
-
-        edge = given["edge"]
-        rates = (Standing(**{**s, "score": float(s["score"])}) for s in given["rates"])
-        known = {
-            "band": pair(given["band"]),
-            "band_low": pair(given["band_low"]),
-            "band_high": pair(given["band_high"]),
-            "edge": Edge(edge["lr"], float(edge["low"]), float(edge["high"])),
-            "rates": tuple(rates),
-        }
-        return cls(**{**given, **known})
+        Raises:
+            ValueError: if it is none.
+        """
+        return decode(cls, given)
 
 
 def follow(

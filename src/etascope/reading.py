@@ -1,0 +1,155 @@
+"""The records of a study: the lines of its journal, decoded and joined, or where they are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from etascope.encoding import (
+    Environment,
+    FindingLine,
+    Mark,
+    RequestLine,
+    SessionLine,
+    StepsFile,
+    decode_burst,
+    trial_id,
+)
+from etascope.errors import StudyError
+from etascope.journal import JOURNAL, Line, StudyName, read_lines
+from etascope.records import Burst, History, TrialId, merge
+from etascope.schema import decoder
+from etascope.search.board import Rules
+from etascope.search.finding import Finding
+
+SALVAGE = "etascope show --salvage shows what is whole"
+
+
+class Records(NamedTuple):
+    """All that a journal says.
+
+    Attributes:
+        trials: the history of each trial, sorted by rate and seed.
+        rules, finding: of the last race, and its answer once it is there.
+        environments: those in which the study went on after it was begun in another.
+        marks: the checkpoints by trial and step.
+        damage: a sentence for each thing that could not be read; empty unless it was salvaged.
+    """
+
+    trials: tuple[History, ...]
+    rules: Rules | None
+    finding: Finding | None
+    environments: tuple[Environment, ...]
+    marks: Mapping[tuple[TrialId, int], Mark]
+    damage: tuple[str, ...]
+
+
+def read_records(directory: Path, name: StudyName, *, salvage: bool = False) -> Records:
+    """The records of a study.
+
+    Args:
+        directory, name: of the study.
+        salvage: read what is whole, and say what is not, instead of raising.
+
+    Raises:
+        StudyError: for a line that is not as it was written; it names file and line.
+    """
+    found, path = _Found(salvage), directory / JOURNAL
+    with StepsFile(directory) as steps:
+        for line in read_lines(directory, name):
+            try:
+                if not line.damage:
+                    found.take(line, steps)
+                    continue
+                why = line.damage
+            except ValueError as error:
+                why = str(error)
+            found.note(path, line.number, why)
+    trials = [found.joined(path, trial) for trial in sorted(found.targets)]
+    marks, answer = found.marks, found.answer
+    return Records(
+        tuple(trials), found.rules, answer, tuple(found.environments), marks, tuple(found.damage)
+    )
+
+
+_request = decoder(RequestLine)
+_finding = decoder(FindingLine)
+_session = decoder(SessionLine)
+
+
+@dataclass
+class _Found:
+    """What the lines so far hold."""
+
+    salvage: bool
+    targets: dict[TrialId, int] = field(default_factory=dict)
+    bursts: dict[TrialId, list[Burst]] = field(default_factory=dict)
+    lines: dict[TrialId, list[int]] = field(default_factory=dict)
+    marks: dict[tuple[TrialId, int], Mark] = field(default_factory=dict)
+    environments: list[Environment] = field(default_factory=list)
+    rules: Rules | None = None
+    answer: Finding | None = None
+    damage: list[str] = field(default_factory=list)
+
+    def take(self, line: Line, steps: StepsFile) -> None:
+        """Take a record; raises ValueError where it is none."""
+        kind = line.record.get("kind")
+        if kind == "burst":
+            self._take_burst(line, steps)
+        elif kind == "request":
+            for lr, seed, target in _request(line.record).trials:
+                trial = trial_id(lr, seed)
+                self.targets[trial] = max(target, self.targets.get(trial, 0))
+        elif kind == "race":
+            self.rules = Rules.from_record({k: v for k, v in line.record.items() if k != "kind"})
+            self.answer = None
+        elif kind == "finding":
+            self.answer = Finding.from_dict(_finding(line.record).finding)
+        elif kind == "session":
+            self.environments.append(_session(line.record).environment)
+        else:
+            raise ValueError("its kind is none that this version knows")
+
+    def _take_burst(self, line: Line, steps: StepsFile) -> None:
+        burst, mark = decode_burst(line.record, steps)
+        if burst.trial not in self.targets:
+            if not self.salvage:
+                raise ValueError(f"it trains {burst.trial}, which no line asks for")
+            self.targets[burst.trial] = burst.stop
+        self.bursts.setdefault(burst.trial, []).append(burst)
+        self.lines.setdefault(burst.trial, []).append(line.number)
+        if mark is not None:
+            self.marks[burst.trial, burst.stop] = mark
+        self.answer = None  # an answer stands until more is trained
+
+    def note(self, path: Path, number: int, why: str) -> None:
+        """Note that a line cannot be read; raises StudyError unless the study is salvaged."""
+        if not self.salvage:
+            raise StudyError(f"{path}, line {number} is damaged: {why}; {SALVAGE}")
+        self.damage.append(f"{path.name}, line {number} is damaged: {why}")
+        self.answer = None  # what it rested on is not there any more
+
+    def joined(self, path: Path, trial: TrialId) -> History:
+        """The bursts of a trial, up to the first that does not follow on."""
+        bursts, target = self.bursts.get(trial, []), self.targets[trial]
+        try:
+            return merge(trial, target, bursts)
+        except ValueError as error:
+            count = _whole(trial, target, bursts)
+            self.note(path, self.lines[trial][count], str(error))
+            return merge(trial, target, bursts[:count])
+
+
+def _whole(trial: TrialId, target: int, bursts: Sequence[Burst]) -> int:
+    """How many of the bursts follow on, by halving: beyond one that does not, none does."""
+    low, high = 0, len(bursts)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            merge(trial, target, bursts[:middle])
+            low = middle
+        except ValueError:
+            high = middle
+    return low
