@@ -273,12 +273,13 @@ def decode_burst(record: Mapping[str, Any], steps: StepsFile) -> tuple[Burst, Ma
     beyond = place.loss - (stop - start)
     if stop < start or not 0 <= beyond <= (failure is not None):
         raise ValueError(f"it has {place.loss} losses for the steps {start} to {stop}")
-    if place.probe_metric != len(line.probe_steps):
-        raise ValueError(f"it has {place.probe_metric} values for {len(line.probe_steps)} probes")
-    inner = [*line.probe_steps, *[e.step for e in line.evaluations]]
-    if failure is not None:
-        inner.append(failure.step)
-    if inner and not (start <= min(inner) and max(inner) <= stop):
+    probes = line.probe_steps
+    if place.probe_metric != len(probes):
+        raise ValueError(f"it has {place.probe_metric} values for {len(probes)} probes")
+    inside = not probes or (start <= probes[0] and probes[-1] <= stop)
+    for event in line.evaluations:
+        inside = inside and start <= event.step <= stop
+    if not inside or (failure is not None and not start <= failure.step <= stop):
         raise ValueError(f"it tells of steps outside of {start} to {stop}")
     numbers = steps.read(place.at, place.loss + place.probe_metric, place.crc32)
     burst = Burst(
@@ -286,7 +287,7 @@ def decode_burst(record: Mapping[str, Any], steps: StepsFile) -> tuple[Burst, Ma
         start=start,
         stop=stop,
         loss=numbers[: place.loss],
-        probe_steps=array("q", line.probe_steps),
+        probe_steps=array("q", probes),
         probe_metric=numbers[place.loss :],
         evaluations=line.evaluations,
         failure=failure,

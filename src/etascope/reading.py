@@ -34,7 +34,7 @@ class Records(NamedTuple):
         trials: the history of each trial, sorted by rate and seed.
         rules, finding: of the last race, and its answer once it is there.
         environments: those in which the study went on after it was begun in another.
-        marks: the checkpoints by trial and step.
+        marks: what the journal knows the checkpoints of each trial by, step by step.
         damage: a sentence for each thing that could not be read; empty unless it was salvaged.
     """
 
@@ -42,7 +42,7 @@ class Records(NamedTuple):
     rules: Rules | None
     finding: Finding | None
     environments: tuple[Environment, ...]
-    marks: Mapping[tuple[TrialId, int], Mark]
+    marks: Mapping[TrialId, Mapping[int, Mark]]
     damage: tuple[str, ...]
 
 
@@ -67,11 +67,10 @@ def read_records(directory: Path, name: StudyName, *, salvage: bool = False) -> 
             except ValueError as error:
                 why = str(error)
             found.note(path, line.number, why)
-    trials = [found.joined(path, trial) for trial in sorted(found.targets)]
-    marks, answer = found.marks, found.answer
-    return Records(
-        tuple(trials), found.rules, answer, tuple(found.environments), marks, tuple(found.damage)
-    )
+    trials = [found.joined(path, trial) for trial in sorted(found.asked)]
+    marks = {trial: asked.marks() for trial, asked in found.asked.items()}
+    answer, environments = found.answer, tuple(found.environments)
+    return Records(tuple(trials), found.rules, answer, environments, marks, tuple(found.damage))
 
 
 _request = decoder(RequestLine)
@@ -80,14 +79,22 @@ _session = decoder(SessionLine)
 
 
 @dataclass
+class _Asked:
+    """A trial that was asked for: its target, and its bursts with their lines and checkpoints."""
+
+    target: int
+    taken: list[tuple[Burst, int, Mark | None]] = field(default_factory=list)
+
+    def marks(self) -> dict[int, Mark]:
+        return {burst.stop: mark for burst, _, mark in self.taken if mark is not None}
+
+
+@dataclass
 class _Found:
     """What the lines so far hold."""
 
     salvage: bool
-    targets: dict[TrialId, int] = field(default_factory=dict)
-    bursts: dict[TrialId, list[Burst]] = field(default_factory=dict)
-    lines: dict[TrialId, list[int]] = field(default_factory=dict)
-    marks: dict[tuple[TrialId, int], Mark] = field(default_factory=dict)
+    asked: dict[TrialId, _Asked] = field(default_factory=dict)
     environments: list[Environment] = field(default_factory=list)
     rules: Rules | None = None
     answer: Finding | None = None
@@ -100,8 +107,8 @@ class _Found:
             self._take_burst(line, steps)
         elif kind == "request":
             for lr, seed, target in _request(line.record).trials:
-                trial = trial_id(lr, seed)
-                self.targets[trial] = max(target, self.targets.get(trial, 0))
+                asked = self.asked.setdefault(trial_id(lr, seed), _Asked(target))
+                asked.target = max(target, asked.target)
         elif kind == "race":
             self.rules = Rules.from_record({k: v for k, v in line.record.items() if k != "kind"})
             self.answer = None
@@ -114,14 +121,12 @@ class _Found:
 
     def _take_burst(self, line: Line, steps: StepsFile) -> None:
         burst, mark = decode_burst(line.record, steps)
-        if burst.trial not in self.targets:
+        asked = self.asked.get(burst.trial)
+        if asked is None:
             if not self.salvage:
                 raise ValueError(f"it trains {burst.trial}, which no line asks for")
-            self.targets[burst.trial] = burst.stop
-        self.bursts.setdefault(burst.trial, []).append(burst)
-        self.lines.setdefault(burst.trial, []).append(line.number)
-        if mark is not None:
-            self.marks[burst.trial, burst.stop] = mark
+            asked = self.asked[burst.trial] = _Asked(burst.stop)
+        asked.taken.append((burst, line.number, mark))
         self.answer = None  # an answer stands until more is trained
 
     def note(self, path: Path, number: int, why: str) -> None:
@@ -133,13 +138,15 @@ class _Found:
 
     def joined(self, path: Path, trial: TrialId) -> History:
         """The bursts of a trial, up to the first that does not follow on."""
-        bursts, target = self.bursts.get(trial, []), self.targets[trial]
+        asked = self.asked[trial]
+        bursts = [burst for burst, _, _ in asked.taken]
         try:
-            return merge(trial, target, bursts)
+            return merge(trial, asked.target, bursts)
         except ValueError as error:
-            count = _whole(trial, target, bursts)
-            self.note(path, self.lines[trial][count], str(error))
-            return merge(trial, target, bursts[:count])
+            count = _whole(trial, asked.target, bursts)
+            self.note(path, asked.taken[count][1], str(error))
+            del asked.taken[count:]
+            return merge(trial, asked.target, bursts[:count])
 
 
 def _whole(trial: TrialId, target: int, bursts: Sequence[Burst]) -> int:

@@ -126,7 +126,7 @@ class Study:
 
     def mark(self, trial: TrialId, step: int) -> Mark | None:
         """What the journal knows the checkpoint of a trial by; None in the older format."""
-        return self._marks.get((trial, step))
+        return self._marks.get(trial, {}).get(step)
 
     @property
     def best(self) -> float | None:
