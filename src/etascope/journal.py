@@ -117,9 +117,11 @@ def read_lines(directory: Path, name: StudyName) -> Iterator[Line]:
                     if len(data) >= LARGEST:
                         yield Line(number, {}, sealed, "it is too long")
                         return
-                    data = _whole(data)
-                    if not data:
-                        return
+                    whole = _whole(data)
+                    if not whole and _begins(data, name, number):
+                        number -= 1
+                        break
+                    data = whole or data
                 line = _read_line(data, number, name, sealed)
                 sealed = line.sealed
                 yield line
@@ -160,6 +162,13 @@ def _whole(tail: bytes) -> bytes:
             continue
         return data + b"\n"
     return b""
+
+
+def _begins(tail: bytes, name: StudyName, number: int) -> bool:
+    """Whether a torn line, maybe with no byte of it, is one of this study."""
+    begun = b'{"study": "%s", "line": %d, ' % (name.name.encode(), number)
+    torn = tail.rstrip(b"\0")  # some file systems fill with zeros what was not written
+    return torn[: len(begun)] == begun[: len(torn)] or (not name.sealed and torn[:1] == b"{")
 
 
 # Writing --------------------------------------------------------------------------------------
@@ -287,9 +296,7 @@ class Journal:
             self._lines.cut(end + len(line) - 1)
             self._lines.append(b"\n")
             return number + 2
-        begun = b'{"study": "%s", "line": %d, ' % (self._name.name.encode(), number + 1)
-        torn = tail.rstrip(b"\0")  # some file systems fill with zeros what was not written
-        if torn[: len(begun)] != begun[: len(torn)] and (self._name.sealed or torn[:1] != b"{"):
+        if not _begins(tail, self._name, number + 1):
             raise StudyError(f"{path} does not end with a line of this study; name another --out")
         self._lines.cut(end)
         return number + 1
