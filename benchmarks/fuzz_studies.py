@@ -298,50 +298,62 @@ def change(study: Path, draw: random.Random, bases: list[Base]) -> tuple[str, Ch
 # Use ------------------------------------------------------------------------------------------
 
 
-class Wrong(Exception):  # noqa: N818: it is the finding of this script
+class CaseError(Exception):
     """Something was shown that must not be."""
 
 
-def use(study: Path, base: Base, done: Change, draw: random.Random, shares: tuple[float, float]):
+def use(
+    study: Path, base: Base, done: Change, draw: random.Random, shares: tuple[float, float]
+) -> str:
     """Use a changed study; returns what came of it, and raises what must not happen."""
-    outcome = "refused"
+    outcome, opened = "refused", None
     with told(study):
         opened = es.open_study(study)
         outcome = "shown"
         if not done.resealed and document(opened) not in base.shown:
-            raise Wrong("other numbers are shown")
+            raise CaseError("other numbers are shown")
         shown(opened)
         inside(opened)
         if draw.random() < shares[0]:
             render(opened)
-    with told(study):
-        rest = es.open_study(study, salvage=True)
-        if not done.resealed and not rest.damage and document(rest) not in base.shown:
-            raise Wrong("salvage shows other numbers")
-        for history in rest.trials:
-            known = base.losses.get((history.trial.lr, history.trial.seed), [])
-            same = repr(history.loss.tolist()) == repr(known[: len(history.loss)])
-            if not done.resealed and not same:
-                raise Wrong("salvage shows other losses")
-        shown(rest)
-    with told(study):
-        opened = es.open_study(study)
-        for history in opened.trials:
-            step = history.resume_step
-            if step and (mark := opened.mark(history.trial, step)) is not None:
-                with told(study):
-                    state = Checkpoints(study).load(history.trial, step, mark)
-                    where = base.path / FOLDER
-                    names = [p.read_bytes() for p in where.glob(f"*-{step}.safetensors")]
-                    if not done.resealed and bytes(state) not in names:
-                        raise Wrong("a changed checkpoint would be trained on")
+    if opened is None:
+        with told(study):
+            salvage(study, base, done)
+    else:
+        load_checkpoints(study, opened, base, done)
     if draw.random() < shares[1]:
         with told(study):
             went_on = base.train(study, whole=True)
             if not done.resealed and document(went_on) != base.final:
-                raise Wrong("it went on with other numbers")
+                raise CaseError("it went on with other numbers")
             outcome = "went on"
     return outcome
+
+
+def salvage(study: Path, base: Base, done: Change) -> None:
+    """Show what is whole of a damaged study: no other numbers than were written."""
+    rest = es.open_study(study, salvage=True)
+    if not rest.damage:
+        raise CaseError("what is refused is whole")
+    for history in rest.trials:
+        known = base.losses.get((history.trial.lr, history.trial.seed), [])
+        same = repr(history.loss.tolist()) == repr(known[: len(history.loss)])
+        if not done.resealed and not same:
+            raise CaseError("salvage shows other losses")
+    shown(rest)
+
+
+def load_checkpoints(study: Path, opened: Study, base: Base, done: Change) -> None:
+    """Load what training would go on from: nothing but what was saved."""
+    for history in opened.trials:
+        step = history.resume_step
+        if not step or (mark := opened.mark(history.trial, step)) is None:
+            continue
+        with told(study):
+            state = Checkpoints(study).load(history.trial, step, mark)
+            saved = [p.read_bytes() for p in (base.path / FOLDER).glob(f"*-{step}.safetensors")]
+            if not done.resealed and bytes(state) not in saved:
+                raise CaseError("a changed checkpoint would be trained on")
 
 
 def shown(study: Study) -> None:
@@ -357,11 +369,11 @@ def told(study: Path) -> Iterator[None]:
     except EtascopeError as error:
         text = str(error).replace(str(study), "")
         if len(text) > CHARACTERS or "\n" in text:
-            raise Wrong(f"a message of {len(text)} characters: {text[:100]}") from error
+            raise CaseError(f"a message of {len(text)} characters: {text[:100]}") from error
 
 
 def hang(*_: object) -> None:
-    raise Wrong(f"it took longer than {SECONDS} s")
+    raise CaseError(f"it took longer than {SECONDS} s")
 
 
 def fuzz(
@@ -383,13 +395,13 @@ def fuzz(
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
             try:
                 outcome = use(study, base, done, draw, shares)
-            except Exception as error:  # noqa: BLE001: whatever is raised here is a finding
+            except Exception as error:  # noqa: BLE001 (whatever is raised here is a failure)
                 outcome = "failed"
                 where = traceback.format_exc().strip().splitlines()
-                failures.append(
-                    {"case": case, "file": name, "change": done.name, "error": repr(error)[:200],
-                     "at": "; ".join(line.strip() for line in where if "src/etascope" in line)[-200:]}
-                )  # fmt: skip
+                inside_package = [line.strip() for line in where if "/etascope/" in line]
+                failure = {"case": case, "file": name, "change": done.name}
+                failure |= {"error": repr(error)[:200], "at": "; ".join(inside_package)[-200:]}
+                failures.append(failure)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             outcomes[f"{name}: {done.name}: {outcome}"] += 1
@@ -399,14 +411,14 @@ def fuzz(
     totals: Counter[str] = Counter()
     for text, count in outcomes.items():
         totals[text.rpartition(": ")[2]] += count
+    first = {f["at"] or f["error"]: f for f in reversed(failures)}  # one for each place
     return {
         "cases": cases,
         "seed": seed,
         "totals": dict(totals),
         "outcomes": dict(sorted(outcomes.items())),
         "failures": len(failures),
-        # Of those that were raised at one place, the first.
-        "first_failures": list({f["at"] or f["error"]: f for f in reversed(failures)}.values())[
+        "first_failures": list(first.values())[-40:],
             -40:
         ],
         "seconds": round(time.perf_counter() - began),
