@@ -419,8 +419,6 @@ def fuzz(
         "outcomes": dict(sorted(outcomes.items())),
         "failures": len(failures),
         "first_failures": list(first.values())[-40:],
-            -40:
-        ],
         "seconds": round(time.perf_counter() - began),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "etascope": es.__version__,
