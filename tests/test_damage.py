@@ -130,6 +130,14 @@ def test_what_is_whole_can_be_salvaged_and_says_what_is_not(study):
     assert "line 2" in render(rest)
 
 
+def test_where_the_request_is_lost_the_trials_are_salvaged(study):
+    intact = es.open_study(study)
+    rewrite(study / JOURNAL, 1, lambda line: [b"x" + line])
+    rest = es.open_study(study, salvage=True)
+    assert [(h.trial, h.step) for h in rest.trials] == [(h.trial, h.step) for h in intact.trials]
+    assert len(rest.damage) == 1 + len(rest.trials)
+
+
 def test_the_records_of_a_trial_end_where_one_of_them_is_lost(study):
     numbers = {h.trial: n for n, h in enumerate(es.open_study(study).trials)}
     trial = TrialId(0.1, 0)

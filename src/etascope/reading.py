@@ -126,6 +126,7 @@ class _Found:
             if not self.salvage:
                 raise ValueError(f"it trains {burst.trial}, which no line asks for")
             asked = self.asked[burst.trial] = _Asked(burst.stop)
+            self.damage.append(f"{JOURNAL}: how far {burst.trial} was to be trained is lost")
         asked.taken.append((burst, line.number, mark))
         self.answer = None  # an answer stands until more is trained
 
@@ -133,7 +134,7 @@ class _Found:
         """Note that a line cannot be read; raises StudyError unless the study is salvaged."""
         if not self.salvage:
             raise StudyError(f"{path}, line {number} is damaged: {why}; {SALVAGE}")
-        self.damage.append(f"{path.name}, line {number} is damaged: {why}")
+        self.damage.append(f"{path.name}, line {number} is damaged and left out: {why}")
         self.answer = None  # what it rested on is not there any more
 
     def joined(self, path: Path, trial: TrialId) -> History:

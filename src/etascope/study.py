@@ -117,7 +117,7 @@ class Study:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader has to know of its files before its numbers, a sentence each."""
-        said = [f"{damage}. It is left out." for damage in self.damage]
+        said = [f"{damage}." for damage in self.damage]
         for before, after in pairwise(self.environments):
             said.append(
                 f"It was trained under several versions or machines: {differences(before, after)}."
