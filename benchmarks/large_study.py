@@ -52,7 +52,17 @@ def header(steps: int, bursts: int, metric: bool) -> dict[str, object]:
         ),
     )
     rungs = [steps * k // bursts for k in range(1, bursts + 1)]
-    plan = {"steps": steps, "optimizer": "adam", "rungs": rungs, "probe_every": PROBE_EVERY}
+    plan = {
+        "steps": steps,
+        "optimizer": "adam",
+        "schedule": "constant",
+        "clip": None,
+        "accumulate": 1,
+        "weight_decay": None,
+        "rungs": rungs,
+        "probe_every": PROBE_EVERY,
+        "rung_examples": EXAMPLES,
+    }
     return {"reference": None, "problem": asdict(facts), "plan": plan, "environment": {}}
 
 
@@ -112,6 +122,7 @@ def write(
     place = {lr: number / rates for number, lr in enumerate(ladder)}
     trials = [TrialId(lr, seed) for seed in range(seeds) for lr in ladder]
     with Journal(directory) as journal:
+        journal.write_header(header(steps, bursts, metric))
         journal.request(dict.fromkeys(trials, steps))
         for number in range(bursts):
             start, stop = steps * number // bursts, steps * (number + 1) // bursts
@@ -120,7 +131,6 @@ def write(
                 journal.append(
                     burst(trial, place[trial.lr], start, stop, noise, metric=metric, fails=fails)
                 )
-        journal.write_header(header(steps, bursts, metric))
 
 
 def show(directory: Path, *options: str) -> dict[str, float]:

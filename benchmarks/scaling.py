@@ -35,15 +35,17 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from large_study import header
 from torch import nn
 
 import etascope as es
 from etascope.checkpoints import Checkpoints
+from etascope.encoding import encode_burst, seal
 from etascope.engines.base import Work
 from etascope.engines.ray import AHEAD, RayEngine
 from etascope.engines.ray_actor import Message, as_array
 from etascope.engines.ray_cluster import connected
-from etascope.journal import Journal, dumps, encode_burst
+from etascope.journal import Journal
 from etascope.plan import Plan
 from etascope.records import Burst, Evaluation, TrialId
 from etascope.state import TrialState, pack
@@ -157,8 +159,9 @@ def measure_ray() -> dict[str, dict[str, float]]:
 def measure_disk(directory: Path) -> dict[str, dict[str, float]]:
     """What the journal and checkpoints cost, each with its fsync."""
     burst, data = some_burst(), memoryview(some_state())
-    found = {"encode": timed(lambda: dumps(encode_burst(burst)), 100)}
+    found = {"encode": timed(lambda: seal(encode_burst(burst, 0, None)[0]), 100)}
     with Journal(directory) as journal:
+        journal.write_header(header(1000, 10, metric=True))
         found["journal"] = timed(lambda: journal.append(burst), 100)
     checkpoints = Checkpoints(directory)
 
@@ -361,13 +364,14 @@ def validate(directory: Path, found: dict[str, dict[str, float]], width: int) ->
     rungs, size = [], 0
     checkpoints = Checkpoints(directory)
     with Journal(directory) as journal, RayEngine(problem, plan, workers=2) as engine:
+        journal.write_header(header(50, 10, metric=False))
         list(engine.run([piece._replace(target=5) for piece in work[:2]]))  # actors are there
         start = time.perf_counter()
         for burst, state in engine.run(work):
             if state is not None:
                 size = len(state)
-                checkpoints.save(burst.trial, burst.stop, state)
-            journal.append(burst)
+                mark = checkpoints.save(burst.trial, burst.stop, state)
+            journal.append(burst, mark if state is not None else None)
             if burst.start:
                 checkpoints.drop(burst.trial, burst.start)
             rungs.append(burst.seconds)

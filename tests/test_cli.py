@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import etascope as es
+from etascope.encoding import seal, unseal
 
 HERE = Path(__file__).parent
 MNIST = Path(es.__file__).parent / "data" / "mnist"
@@ -258,12 +259,12 @@ def test_a_terminal_that_knows_ascii_only_gets_all_it_can_show(study, tmp_path, 
 def test_a_header_without_horizon_is_one_sentence_and_status_1(study, tmp_path):
     for name in ("study.json", "journal.jsonl", "steps.f64"):
         shutil.copy(study / name, tmp_path)
-    header = json.loads((tmp_path / "study.json").read_text())
+    header = unseal((tmp_path / "study.json").read_bytes())
     del header["plan"]["steps"]
-    (tmp_path / "study.json").write_text(json.dumps(header))
+    (tmp_path / "study.json").write_bytes(seal(header))
     done = etascope("show", tmp_path)
     assert done.returncode == 1
-    assert "damaged ('steps')" in done.stderr
+    assert "is damaged: plan has no steps" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -4,16 +4,18 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reporting.written_studies import facts, plan
 
 import etascope as es
+from etascope.appending import BLOCK
 from etascope.encoding import STEPS, StepsFile, decode_burst
-from etascope.journal import BLOCK, JOURNAL, Journal, read_records, write_atomically
+from etascope.journal import JOURNAL, Journal, read_header, read_lines
 from etascope.records import Burst, Evaluation, Failure, TrialId, merge
 
 any_float = st.floats(allow_nan=True, allow_infinity=True)
@@ -37,18 +39,32 @@ failures = st.builds(
     message=st.text(max_size=30),
     remedy=st.text(max_size=30),
 )
-bursts = st.builds(
-    Burst,
-    trial=st.builds(TrialId, lr=st.floats(1e-12, 1e6), seed=st.integers(0, 2**64 - 1)),
-    start=st.integers(0, 100),
-    stop=st.integers(0, 100),
-    loss=floats,
-    probe_steps=st.lists(st.integers(0, 100), max_size=3).map(tuple),
-    probe_metric=floats,
-    evaluations=st.lists(evaluations, max_size=2).map(tuple),
-    failure=st.none() | failures,
-    seconds=st.floats(0, 1e6),
-)
+
+
+@st.composite
+def whole_bursts(draw):
+    """Bursts as engines make them: what they tell lies between their first and last step."""
+    start = draw(st.integers(0, 100))
+    stop = draw(st.integers(start, start + 5))
+    inside = st.integers(start, stop)
+    failure = draw(st.none() | failures)
+    count = stop - start + (failure is not None and draw(st.booleans()))
+    probes = draw(st.lists(inside, max_size=3).map(sorted))
+    told = draw(st.lists(evaluations, max_size=2))
+    return Burst(
+        trial=TrialId(draw(st.floats(1e-12, 1e6)), draw(st.integers(0, 2**64 - 1))),
+        start=start,
+        stop=stop,
+        loss=draw(st.tuples(*[any_float] * count)),
+        probe_steps=tuple(probes),
+        probe_metric=draw(st.tuples(*[any_float] * len(probes))),
+        evaluations=tuple(replace(e, step=draw(inside)) for e in told),
+        failure=failure and replace(failure, step=draw(inside)),
+        seconds=draw(st.floats(0, 1e6)),
+    )
+
+
+bursts = whole_bursts()
 
 
 def burst(start: int = 0, stop: int = 2) -> Burst:
@@ -56,10 +72,35 @@ def burst(start: int = 0, stop: int = 2) -> Burst:
     return Burst(TrialId(0.1, 0), start, stop, losses, (), (), (), None, 0.5)
 
 
+def begun(directory: Path) -> Journal:
+    """A journal of a study that has been begun."""
+    journal = Journal(directory)
+    if journal.header is None:
+        journal.write_header(header())
+    return journal
+
+
+def header() -> dict[str, object]:
+    return {
+        "reference": None,
+        "problem": asdict(facts()),
+        "plan": plan(),
+        "environment": {},
+        "factories": {},
+    }
+
+
+def records(directory: Path) -> list[dict[str, object]]:
+    """The records of a journal, each of which is whole."""
+    lines = list(read_lines(directory, read_header(directory)[1]))
+    assert [line.damage for line in lines] == [""] * len(lines)
+    return [line.record for line in lines]
+
+
 def read_bursts(directory: Path) -> list[Burst]:
     """The bursts of a journal as an engine would have made them: with tuples."""
-    steps = StepsFile(directory)
-    decoded = [decode_burst(r, steps) for r in read_records(directory) if r["kind"] == "burst"]
+    with StepsFile(directory) as steps:
+        decoded = [decode_burst(r, steps)[0] for r in records(directory) if r["kind"] == "burst"]
     return [
         replace(
             burst,
@@ -72,29 +113,29 @@ def read_bursts(directory: Path) -> list[Burst]:
 
 
 @settings(deadline=None)
-@given(records=st.lists(bursts, max_size=4))
-def test_bursts_come_back_from_the_disk_bit_for_bit(tmp_path_factory, records):
+@given(made=st.lists(bursts, max_size=4))
+def test_bursts_come_back_from_the_disk_bit_for_bit(tmp_path_factory, made):
     directory = tmp_path_factory.mktemp("exact")
-    with Journal(directory) as journal:
-        for record in records:
-            journal.append(record)
-    assert repr(read_bursts(directory)) == repr(records)  # repr, since nan != nan
+    with begun(directory) as journal:
+        for one in made:
+            journal.append(one)
+    assert repr(read_bursts(directory)) == repr(made)  # repr, since nan != nan
     for line in (directory / JOURNAL).read_text().split("\n")[:-1]:
         json.loads(line, parse_constant=pytest.fail)
 
 
 def test_records_are_read_back_in_order(tmp_path):
-    with Journal(tmp_path / "study") as journal:
+    with begun(tmp_path / "study") as journal:
         journal.request({TrialId(0.1, 0): 4})
         journal.append(burst(0, 2))
         journal.append(burst(2, 4))
-    kinds = [record["kind"] for record in read_records(tmp_path / "study")]
+    kinds = [record["kind"] for record in records(tmp_path / "study")]
     assert kinds == ["request", "burst", "burst"]
 
 
 def test_a_record_torn_at_any_byte_is_dropped_and_cut_before_appending(tmp_path):
     whole = tmp_path / "whole"
-    with Journal(whole) as journal:
+    with begun(whole) as journal:
         journal.append(burst(0, 2))
         sizes = {name: (whole / name).stat().st_size for name in (JOURNAL, STEPS)}
         journal.append(burst(2, 4))
@@ -107,34 +148,52 @@ def test_a_record_torn_at_any_byte_is_dropped_and_cut_before_appending(tmp_path)
         os.truncate(directory / name, size)
         if name == STEPS:
             os.truncate(directory / JOURNAL, sizes[JOURNAL])
-        assert read_bursts(directory) == [burst(0, 2)]
+        # A line that lacks nothing but its newline is whole.
+        lost = name == STEPS or size < (whole / JOURNAL).stat().st_size - 1
+        assert read_bursts(directory) == [burst(0, 2), burst(2, 4)][: 2 - lost]
         with Journal(directory) as journal:
-            assert (directory / JOURNAL).stat().st_size == sizes[JOURNAL]
-            journal.append(burst(2, 4))
+            assert read_bursts(directory) == [burst(0, 2), burst(2, 4)][: 2 - lost]
+            if lost:
+                journal.append(burst(2, 4))
         assert read_bursts(directory) == [burst(0, 2), burst(2, 4)]
 
 
-@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK])
+@pytest.mark.parametrize("length", [60, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK])
 def test_a_torn_line_is_cut_however_long_it_is(tmp_path, length):
-    path = tmp_path / JOURNAL
-    path.write_bytes(b"{" * length)
-    with Journal(tmp_path) as journal:
-        assert path.read_bytes() == b""
+    with begun(tmp_path) as journal:
         journal.append(burst())
+        kept = (tmp_path / JOURNAL).stat().st_size
+        journal.conclude({"said": "x" * length})
+    os.truncate(tmp_path / JOURNAL, kept + length)
+    with Journal(tmp_path) as journal:
+        assert (tmp_path / JOURNAL).stat().st_size == kept
+        journal.append(burst())
+
+
+@pytest.mark.parametrize("tail", [b"{", b"{}", b"my notes", b"\0\0"])
+def test_what_is_no_torn_line_of_the_study_is_never_cut(tmp_path, tail):
+    with begun(tmp_path) as journal:
+        journal.append(burst())
+    path = tmp_path / JOURNAL
     whole = path.read_bytes()
-    path.write_bytes(whole + b"{" * length)
-    with Journal(tmp_path):
-        assert path.read_bytes() == whole
+    path.write_bytes(whole + tail)
+    if whole.startswith(tail.strip(b"\0")):
+        with Journal(tmp_path):
+            assert path.read_bytes() == whole
+    else:
+        with pytest.raises(es.StudyError, match="does not end with a line of this study"):
+            Journal(tmp_path)
+        assert path.read_bytes() == whole + tail
 
 
 def test_numbers_that_are_not_those_of_the_record_are_noticed(tmp_path):
-    with Journal(tmp_path) as journal:
+    with begun(tmp_path) as journal:
         journal.append(burst())
     path = tmp_path / STEPS
     numbers = path.read_bytes()
     for damaged in (numbers[:-1], bytes(len(numbers)), b""):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="does not hold"):
+        with pytest.raises(ValueError, match=r"does not hold|ends before"):
             read_bursts(tmp_path)
     path.unlink()
     with pytest.raises(ValueError, match="cannot be read"):
@@ -144,19 +203,10 @@ def test_numbers_that_are_not_those_of_the_record_are_noticed(tmp_path):
 def test_a_message_with_half_a_character_is_kept_in_ascii(tmp_path):
     """Names of files that are no UTF-8 come as such halves."""
     failure = Failure(1, "exception", None, "no file \udcff", "mend it")
-    with Journal(tmp_path) as journal:
+    with begun(tmp_path) as journal:
         journal.append(replace(burst(), failure=failure))
     (read,) = read_bursts(tmp_path)
     assert read.failure == replace(failure, message="no file \\udcff")
-
-
-def test_a_damaged_line_in_the_middle_names_file_and_line(tmp_path):
-    with Journal(tmp_path) as journal:
-        journal.append(burst())
-    path = tmp_path / JOURNAL
-    path.write_bytes(b'{"kind": NaN}\n' + path.read_bytes())
-    with pytest.raises(es.StudyError, match="line 1"):
-        list(read_records(tmp_path))
 
 
 def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path):
@@ -166,7 +216,7 @@ def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path):
         "try: Journal(Path(sys.argv[1]))\n"
         "except StudyError as error: print(error)\n"
     )
-    with Journal(tmp_path) as journal:
+    with begun(tmp_path) as journal:
         run = [sys.executable, "-c", code, str(tmp_path)]
         told = subprocess.run(run, capture_output=True, text=True, check=True).stdout
         assert "another process is writing" in told
@@ -195,10 +245,11 @@ try:
 except StudyError as error:
     print(step, error)
 """
+    begun(tmp_path).__exit__()
     run = [sys.executable, "-c", code, str(tmp_path)]
     told = subprocess.run(run, capture_output=True, text=True, check=True).stdout
     assert "cannot write the journal" in told
-    written = [record["stop"] for record in read_records(tmp_path)]
+    written = [record["stop"] for record in records(tmp_path)]
     assert written
     assert written[-1] == int(told.split()[0])
     assert (tmp_path / JOURNAL).read_bytes().endswith(b"\n")
@@ -210,7 +261,7 @@ def test_a_read_only_directory_is_one_clear_error_and_stays_readable(tmp_path):
 import os, sys
 from pathlib import Path
 from etascope.errors import StudyError
-from etascope.journal import Journal, read_records
+from etascope.journal import Journal, read_header, read_lines
 directory = Path(sys.argv[1])
 os.chdir(directory)
 if os.geteuid() == 0:
@@ -221,9 +272,9 @@ try:
     Journal(Path("."))
 except StudyError as error:
     print(error)
-print(len(list(read_records(Path(".")))))
+print(len(list(read_lines(Path("."), read_header(Path("."))[1]))))
 """
-    with Journal(tmp_path) as journal:
+    with begun(tmp_path) as journal:
         journal.append(burst())
     tmp_path.chmod(0o555)
     run = [sys.executable, "-c", code, str(tmp_path)]
@@ -236,15 +287,6 @@ print(len(list(read_records(Path(".")))))
 def test_a_directory_that_cannot_be_made_is_one_clear_error():
     with pytest.raises(es.StudyError, match="cannot create the study"):
         Journal(Path("/proc/etascope"))
-
-
-def test_an_atomic_write_leaves_old_content_where_it_fails(tmp_path):
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-    with pytest.raises(TypeError):
-        write_atomically(path, "no bytes")  # type: ignore[arg-type]
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_merging_refuses_records_that_do_not_follow_on():

@@ -10,6 +10,7 @@ import torch
 from small import blobs_problem
 
 import etascope as es
+from etascope.encoding import seal, unseal
 from etascope.journal import HEADER, JOURNAL
 
 
@@ -110,9 +111,10 @@ def test_records_that_make_no_sense_are_one_clear_error(study, tmp_path):
 
 
 def test_opening_a_study_imports_nothing_that_it_names(study, tmp_path):
-    header = json.loads((study.path / HEADER).read_text())
+    header = unseal((study.path / HEADER).read_bytes())
     header["reference"] = "antigravity_of_a_study:problem"
-    (tmp_path / HEADER).write_text(json.dumps(header))
+    (tmp_path / HEADER).write_bytes(seal(header))
+    (tmp_path / JOURNAL).touch()
     (tmp_path / "antigravity_of_a_study.py").write_text("raise SystemExit")
     assert es.open_study(tmp_path).reference == header["reference"]
     assert "antigravity_of_a_study" not in sys.modules

@@ -53,13 +53,9 @@ class Call:
         changed = {k: v for k, v in plain.items() if k not in defaults or v != defaults[k]}
         return cls(name, changed)
 
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Call:
-        """The call that a study holds; raises KeyError, TypeError or ValueError for no call."""
-        name, arguments = record["name"], record["arguments"]
-        if name not in DEFAULTS or not isinstance(arguments, dict):
-            raise ValueError(f"no call is {name!r}")
-        return cls(name, arguments)
+    def __post_init__(self) -> None:
+        if self.name not in DEFAULTS:
+            raise ValueError("the call is of no function that this version knows")
 
     def to_record(self) -> dict[str, Any]:
         """The call as JSON values."""

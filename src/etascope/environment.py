@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+NUMERIC = ("etascope", "torch", "numpy", "cpu", "accelerator")
+"""What the bits of a training depend on. Of two releases of Python or of a kernel they do not."""
 
 
 def describe_environment() -> dict[str, Any]:
@@ -31,6 +35,24 @@ def describe_environment() -> dict[str, Any]:
         "threads": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What of two environments may change the bits of a training; empty where nothing does.
+
+    >>> differences({"torch": "2.9.0", "cores": 2}, {"torch": "2.10.0", "cores": 8})
+    'torch 2.9.0, then 2.10.0'
+    """
+    told = []
+    for name in NUMERIC:
+        if before.get(name) != now.get(name):
+            told.append(f"{name} {_short(before.get(name))}, then {_short(now.get(name))}")
+    return "; ".join(told)
+
+
+def _short(value: object) -> str:
+    text = "none" if value is None else " ".join(str(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def usable_cores() -> int:

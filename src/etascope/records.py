@@ -15,9 +15,11 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+
+from etascope.schema import Count, Natural
 
 Split = Literal["valid", "test"]
 Status = Literal["pending", "paused", "finished", "failed"]
@@ -47,12 +49,12 @@ class Evaluation:
     other metric `batch_metrics` holds the mean of each batch, in the order of `batch_losses`.
     """
 
-    step: int
+    step: Natural
     split: Split
     loss: float
     metric: float | None
-    examples: int
-    correct: int | None
+    examples: Count
+    correct: Natural | None
     batch_losses: tuple[float, ...]
     batch_metrics: tuple[float, ...] = ()
 
@@ -80,36 +82,11 @@ class Chance:
     loss: float
     source: Literal["given", "constant prediction", "initial loss"]
     batch_losses: tuple[float, ...] = ()
-    majority: tuple[tuple[int, float], ...] = ()
-    metrics: tuple[tuple[int, float], ...] = ()
+    majority: tuple[tuple[Natural, float], ...] = ()
+    metrics: tuple[tuple[Natural, float], ...] = ()
     batch_metrics: tuple[float, ...] = ()
     train_losses: tuple[float, ...] = ()
     likelihood: float = 0.0
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Chance:
-        """The values that `asdict` gave; a study of version 0.1 has the first four alone.
-
-        Raises:
-            KeyError, TypeError, ValueError: for another record.
-        """
-
-        def shares(name: str) -> tuple[tuple[int, float], ...]:
-            return tuple((int(n), float(share)) for n, share in record.get(name, ()))
-
-        def values(name: str) -> tuple[float, ...]:
-            return tuple(map(float, record.get(name, ())))
-
-        return cls(
-            loss=float(record["loss"]),
-            source=record["source"],
-            batch_losses=values("batch_losses"),
-            majority=shares("majority"),
-            metrics=shares("metrics"),
-            batch_metrics=values("batch_metrics"),
-            train_losses=values("train_losses"),
-            likelihood=float(record.get("likelihood", 0.0)),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +95,8 @@ class ProblemFacts:
 
     name: str
     fingerprint: str
-    parameters: int
-    batch_shapes: tuple[tuple[int, ...], ...]
+    parameters: Natural
+    batch_shapes: tuple[tuple[Natural, ...], ...]
     metric: str | None
     higher_is_better: bool
     device: str
@@ -137,7 +114,7 @@ class Failure:
     killed its worker three times.
     """
 
-    step: int
+    step: Natural
     cause: Literal["non-finite", "exception", "data", "worker"]
     layer: str | None
     message: str

@@ -52,6 +52,19 @@ LAYOUTS = {"coo": torch.sparse_coo} | {
 }
 
 
+# What reading a tree of values raises that `_flatten` did not make.
+MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+
+
 @dataclass(frozen=True)
 class TrialState:
     """All that a trial needs to go on: where it is, and its tensors.
@@ -134,8 +147,9 @@ def unpack(packed: Packed) -> TrialState:
             attributes=_restore(tree.get("attributes", {"dict": []}), tensors),
             skipped=int(tree.get("skipped", 0)),
         )
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"this is no state of a trial ({error})") from error
+    except MALFORMED as error:
+        text = " ".join(str(error).split())[:100]
+        raise ValueError(f"this is no state of a trial ({text})") from error
 
 
 def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -10,25 +10,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etascope.call import Call
 from etascope.diagnosis.verdict import judge
-from etascope.encoding import StepsFile, decode_burst, to_json, trial_id
-from etascope.errors import StudyError, UsageError
-from etascope.journal import read_header, read_records
-from etascope.records import (
-    Burst,
-    Chance,
-    History,
-    Judgement,
-    ProblemFacts,
-    TrialId,
-    Verdict,
-    merge,
-)
-from etascope.search.board import Rules
+from etascope.encoding import Environment, Mark, to_json
+from etascope.environment import differences
+from etascope.errors import UsageError
+from etascope.journal import read_header
+from etascope.reading import read_records
+from etascope.records import History, Judgement, TrialId, Verdict
 from etascope.search.finding import Finding, replay
 
 if TYPE_CHECKING:
@@ -46,27 +39,27 @@ class Study:
         reference: how the problem was named, or None where it was given in Python.
         plan: the plan, as JSON values.
         environment: versions, hardware and thread counts at its start.
+        environments: that one, and each other in which it went on, in order.
         trials: the history of each trial, sorted by rate and seed.
         calls: what it was asked for by, in order; empty for a study of version 0.1.
         rules: those of the race that it was trained for by `find`, else None.
+        damage: a sentence for each thing that could not be read; empty unless it was salvaged.
         source: the problem and plan it was trained from, where it comes from `sweep` itself.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, salvage: bool = False) -> None:
         self.path = path
         self.source: tuple[Any, Any] | None = None
-        header = read_header(path)
-        try:
-            self.problem = _facts(header["problem"])
-            self.reference: str | None = header["reference"]
-            self.plan: dict[str, Any] = header["plan"]
-            self.environment: dict[str, Any] = header["environment"]
-            begun = [Call.from_record(header["call"])] if "call" in header else []
-            self.trials, self.rules, self._found, later = _read(path)
-            self.calls: tuple[Call, ...] = (*begun, *later)
-            int(self.plan["steps"])  # `horizon` rests on it
-        except (KeyError, TypeError, ValueError) as error:
-            raise StudyError(f"the records of the study in {path} are damaged ({error})") from error
+        header, self.name = read_header(path)
+        self.problem, self.reference = header.problem, header.reference
+        self.plan: dict[str, Any] = dict(header.plan)
+        self.environment: dict[str, Any] = dict(header.environment)
+        found = read_records(path, self.name, salvage=salvage)
+        self.trials: tuple[History, ...] = found.trials
+        self.rules, self._found, self.damage = found.rules, found.finding, found.damage
+        self.environments: tuple[Environment, ...] = (self.environment, *found.environments)
+        self.calls: tuple[Call, ...] = (*filter(None, [header.call]), *found.calls)
+        self._marks = found.marks
 
     def __repr__(self) -> str:
         return f"Study({str(self.path)!r}: {len(self.trials)} trials, best {self.best})"
@@ -121,8 +114,22 @@ class Study:
         if self.rules is None:
             return None
         if self._found is not None:
-            return replace(Finding.from_dict(self._found, self.rules), study=str(self.path))
+            return replace(self._found, study=str(self.path))
         return replay(self.rules, self.trials, self.problem.chance, str(self.path))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader has to know of its files before its numbers, a sentence each."""
+        said = [f"{damage}." for damage in self.damage]
+        for before, after in pairwise(self.environments):
+            said.append(
+                f"It was trained under several versions or machines: {differences(before, after)}."
+            )
+        return tuple(said)
+
+    def mark(self, trial: TrialId, step: int) -> Mark | None:
+        """What the journal knows the checkpoint of a trial by; None in the older format."""
+        return self._marks.get(trial, {}).get(step)
 
     @property
     def best(self) -> float | None:
@@ -156,11 +163,12 @@ class Study:
                 "lrs": self.lrs,
                 "seeds": self.seeds,
                 "complete": self.complete,
+                "damage": self.damage,
                 "seconds": sum(h.seconds for h in self.trials),
             },
             "problem": {"reference": self.reference, **asdict(self.problem)},
             "plan": self.plan,
-            "environment": self.environment,
+            "environment": {**self.environment, "later": self.environments[1:]},
             "best": None if self.best is None else {"lr": self.best, "band": self.band},
             "finding": None if self.finding is None else self.finding.to_dict(),
             "rates": [{"lr": lr, "verdict": _verdict(v)} for lr, v in self.verdicts.items()],
@@ -226,64 +234,24 @@ class Study:
         }
 
 
-def open_study(path: Study | str | os.PathLike[str]) -> Study:
+def open_study(path: Study | str | os.PathLike[str], *, salvage: bool = False) -> Study:
     """Open a study for reading, finished or not.
 
     Args:
         path: the study directory; a Study is handed back as it is.
+        salvage: where lines of the journal are damaged, read what is whole instead of raising:
+            `Study.damage` says what is not, and so does everything that is drawn from it.
 
     Raises:
         UsageError: if it is no path.
-        StudyError: if there is no study, or its files are damaged.
+        StudyError: if there is no study, or its files are damaged; it names file and line.
     """
     if isinstance(path, Study):
         return path
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"a study is named by its directory, not by a {type(path).__name__}")
-    return Study(Path(path))
+    return Study(Path(path), salvage=salvage)
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
     return asdict(verdict)
-
-
-def _facts(record: Mapping[str, Any]) -> ProblemFacts:
-    return ProblemFacts(
-        **{
-            **record,
-            "batch_shapes": tuple(map(tuple, record["batch_shapes"])),
-            "chance": Chance.from_record(record["chance"]),
-        }
-    )
-
-
-_Read = tuple[tuple[History, ...], Rules | None, dict[str, Any] | None, list[Call]]
-
-
-def _read(path: Path) -> _Read:
-    """The histories of the trials, the rules of the last race, its answer once it is there, and
-    the calls that went on with the study.
-    """
-    calls: list[Call] = []
-    rules: Rules | None = None
-    found: dict[str, Any] | None = None
-    targets: dict[TrialId, int] = {}
-    bursts: dict[TrialId, list[Burst]] = {}
-    steps = StepsFile(path)
-    for record in read_records(path):
-        if record["kind"] == "request":
-            for lr, seed, target in record["trials"]:
-                trial = trial_id(lr, seed)
-                targets[trial] = max(int(target), targets.get(trial, 0))
-            if "call" in record:
-                calls.append(Call.from_record(record["call"]))
-        elif record["kind"] == "burst":
-            burst = decode_burst(record, steps)
-            bursts.setdefault(burst.trial, []).append(burst)
-            found = None  # an answer stands until more is trained
-        elif record["kind"] == "race":
-            rules, found = Rules.from_record(record), None
-        elif record["kind"] == "finding":
-            found = record["finding"]
-    histories = tuple([merge(t, targets[t], bursts.pop(t, ())) for t in sorted(targets)])
-    return histories, rules, found, calls

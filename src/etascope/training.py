@@ -16,7 +16,7 @@ from etascope.checkpoints import Checkpoints
 from etascope.engines.base import Engine, Work
 from etascope.engines.choice import choose_engine
 from etascope.engines.crew import Crew
-from etascope.environment import size
+from etascope.environment import describe_environment, differences, size
 from etascope.journal import Journal
 from etascope.plan import Plan
 from etascope.problems.problem import Problem
@@ -90,7 +90,7 @@ class Training:
         self._means, self._progress = means, progress
         self._engine: Engine | None = None
         self._held = ExitStack()
-        self.study = open_study(journal.directory)
+        self.study = self._read()
         self._waiting: dict[TrialId, int] = {}
         # The steps of the checkpoints: of every trial that has begun and may go on.
         self._kept = {
@@ -117,7 +117,7 @@ class Training:
         """Note the rules of the race that trials are trained for from here on, and announce it."""
         if self.study.rules != rules:
             self._journal.aim(asdict(rules))
-            self.study = open_study(self._journal.directory)
+            self.study = self._read()
         if not self.study.concluded:
             trainings = f"{rules.budget:g} full trainings of {counted(rules.horizon, 'step')}"
             self._progress.note(f"at most {trainings}, fewer if nothing is left open")
@@ -126,7 +126,7 @@ class Training:
         """Note the answer of a race that has come to its end, and return the study."""
         if not self.study.concluded and self.study.finding is not None:
             self._journal.conclude(self.study.finding.to_dict())
-            self.study = open_study(self._journal.directory)
+            self.study = self._read()
         return self.study
 
     def train(
@@ -145,8 +145,10 @@ class Training:
         asked = {h.trial: h.target for h in self.study.trials}
         if any(asked.get(trial, 0) < target for trial, target in targets.items()):
             self._journal.request(targets)
-            self.study = open_study(self._journal.directory)
+            self.study = self._read()
         self._waiting = remaining(targets, self.study.trials)
+        if self._waiting and self._engine is None:
+            self._move()
         engine = self._hire(ahead) if self._waiting and self._engine is None else self._engine
         self._progress.begin(self.study, self._waiting, why)
         if engine is None or not self._waiting:
@@ -157,8 +159,23 @@ class Training:
                 self._record(burst, state)
             if stop.is_set():
                 raise KeyboardInterrupt
-        self.study = open_study(self._journal.directory)
+        self.study = self._read()
         return self.study
+
+    def _read(self) -> Study:
+        """The study as it stands, which is as this process left it."""
+        self._journal.check()
+        return open_study(self._journal.directory)
+
+    def _move(self) -> None:
+        """Note in the journal, and tell, that it goes on under other versions or elsewhere."""
+        here = describe_environment()
+        if said := differences(self.study.environments[-1], here):
+            self._journal.move(here)
+            self._progress.note(
+                f"this study was trained under something else before ({said}): "
+                "the same training may give other numbers now"
+            )
 
     def _hire(self, ahead: float) -> Engine:
         steps = sum(t - self._kept.get(trial, 0) for trial, t in self._waiting.items())
@@ -179,7 +196,8 @@ class Training:
     def _work(self) -> Iterator[Work]:
         for trial, target in self._waiting.items():
             step = self._kept.get(trial, 0)
-            state = self._checkpoints.load(trial, step) if step else None
+            mark = self.study.mark(trial, step)
+            state = self._checkpoints.load(trial, step, mark) if step else None
             yield Work(trial, target, step, state)
 
     def _record(self, burst: Burst, state: Packed | None) -> None:
@@ -187,9 +205,8 @@ class Training:
         if burst.start == burst.stop and burst.failure is None:
             return
         trial = burst.trial
-        if state is not None:
-            self._checkpoints.save(trial, burst.stop, state)
-        self._journal.append(burst)
+        mark = None if state is None else self._checkpoints.save(trial, burst.stop, state)
+        self._journal.append(burst, mark)
         tried_again = burst.failure is not None and not burst.failure.final
         before = None if tried_again else self._kept.pop(trial, None)
         if before is not None and before != burst.stop:

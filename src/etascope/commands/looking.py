@@ -23,10 +23,13 @@ from etascope.plan import Plan
 def show(
     study: StudyArgument,
     json: Annotated[bool, typer.Option("--json", help="All of it, for a script.")] = False,
+    salvage: Annotated[
+        bool, typer.Option("--salvage", help="Of damaged files, what is whole.")
+    ] = False,
 ) -> None:
     """Print the table of a study, or all of it as JSON."""
     gc.disable()  # records hold no cycles, and looking for some takes longer than reading them
-    opened = es.open_study(study)
+    opened = es.open_study(study, salvage=salvage)
     gc.freeze()  # not when the process ends, either
     if json:
         # Escapes for all that is not ASCII: a terminal of another encoding spoils no name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from etascope.arguments import whole
 from etascope.caller import left_as_it_was
 from etascope.errors import StudyError, UsageError
 from etascope.factories import check_factories
+from etascope.files import write_atomically
 from etascope.inspection.frames import Frame, chain, frames
 from etascope.inspection.traffic import Traffic, TrafficLog, copy_bandwidth, timed
 from etascope.plan import Plan
@@ -192,8 +194,11 @@ def _quiet() -> Iterator[None]:
 def _write_trace(profiler: Any, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(b"")  # the profiler itself does not say that it could not write
-        profiler.export_chrome_trace(str(target))
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / f"trace{target.suffix}"  # one that ends in .gz is compressed
+            made.touch()  # the profiler itself does not say that it could not write
+            profiler.export_chrome_trace(str(made))
+            write_atomically(target, made.read_bytes())
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StudyError(

@@ -6,7 +6,7 @@ Names are paths: the node `layer1/conv2d` stands in the group `layer1`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -110,41 +110,3 @@ def count_of(parameters: Iterable[Parameter]) -> int:
 def to_json(graph: Graph) -> dict[str, Any]:
     """The graph as JSON values."""
     return asdict(graph)
-
-
-def from_json(values: Mapping[str, Any]) -> Graph:
-    """The graph that `to_json` wrote.
-
-    Raises:
-        KeyError, TypeError: if it is not one.
-    """
-    return Graph(
-        name=values["name"],
-        nodes=tuple(_node(node) for node in values["nodes"]),
-        groups=tuple(
-            Group(group["name"], group["kind"], _parameters(group["parameters"]))
-            for group in values["groups"]
-        ),
-    )
-
-
-def _node(values: Mapping[str, Any]) -> Node:
-    edges = (Edge(edge["source"], _tensor(edge["tensor"])) for edge in values["inputs"])
-    return Node(
-        name=values["name"],
-        op=values["op"],
-        inputs=tuple(edges),
-        outputs=tuple(_tensor(tensor) for tensor in values["outputs"]),
-        parameters=_parameters(values["parameters"]),
-        flops=values["flops"],
-        operators=tuple(values["operators"]),
-        note=values["note"],
-    )
-
-
-def _tensor(values: Mapping[str, Any]) -> Tensor:
-    return Tensor(tuple(values["shape"]), values["dtype"])
-
-
-def _parameters(values: Iterable[Mapping[str, Any]]) -> tuple[Parameter, ...]:
-    return tuple(Parameter(value["name"], tuple(value["shape"])) for value in values)

@@ -6,6 +6,7 @@ can be drawn again from there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeVar
@@ -13,12 +14,11 @@ from typing import Any, NamedTuple, TypeVar
 from etascope.errors import RAISED
 from etascope.inspection.callstack import CallStack, callstack
 from etascope.inspection.capture import capture_problem
-from etascope.inspection.frames import Frame
-from etascope.inspection.graph import Graph, from_json, to_json
-from etascope.inspection.traffic import Traffic
-from etascope.inspection.update import ParameterUpdate, Spread, Update, measure_update
+from etascope.inspection.graph import Graph, to_json
+from etascope.inspection.update import Update, measure_update
 from etascope.plan import Plan
 from etascope.problems.problem import Problem
+from etascope.schema import decode
 
 FORMAT = 1
 Made = TypeVar("Made")
@@ -75,39 +75,15 @@ def look_from_json(values: Mapping[str, Any]) -> Look:
     """What `look_to_json` wrote.
 
     Raises:
-        KeyError, TypeError, ValueError: if it is not that.
+        ValueError: if it is not that.
     """
-    if values["format"] != FORMAT:
-        raise ValueError(f"format {values['format']}")
-    step = values["step"]
-    return Look(
-        graph=None if values["graph"] is None else from_json(values["graph"]),
-        step=None if step is None else CallStack(**{**step, "root": _frame(step["root"])}),
-        updates=tuple(_update(update) for update in values["updates"]),
-        obstacles=tuple(values["obstacles"]),
-    )
-
-
-def _frame(values: Mapping[str, Any]) -> Frame:
-    traffic = tuple(Traffic(*call) for call in values["traffic"])
-    children = tuple(_frame(child) for child in values["children"])
-    return Frame(**{**values, "traffic": traffic, "children": children})
+    if values.get("format") != FORMAT:
+        raise ValueError(f"it is not of format {FORMAT}")
+    found = decode(Look, {name: part for name, part in values.items() if name != "format"})
+    if found.step is not None and not 0 < found.step.root.seconds < math.inf:
+        raise ValueError("its step takes no time")
+    return found
 
 
 def _update_to_json(update: Update) -> dict[str, Any]:
     return {**update._asdict(), "parameters": [p._asdict() for p in update.parameters]}
-
-
-def _update(values: Mapping[str, Any]) -> Update:
-    parameters = tuple(
-        ParameterUpdate(
-            name=p["name"],
-            shape=tuple(p["shape"]),
-            weight=Spread(*p["weight"]),
-            gradient=Spread(*p["gradient"]),
-            state={name: Spread(*spread) for name, spread in p["state"].items()},
-            change=Spread(*p["change"]),
-        )
-        for p in values["parameters"]
-    )
-    return Update(values["lr"], values["t"], values["lr_t"], parameters)

@@ -33,16 +33,18 @@ def answer(study: Study) -> Answer:
     """What the study says about the learning rate, with its numbers and its limits."""
     if study.finding is not None:
         said = found.sentences(study.finding, study.horizon)
-        return Answer(found.headline(study.finding), tuple(said), tuple(_ended(study.trials)))
+        return Answer(
+            found.headline(study.finding), tuple(said), (*study.notes, *_ended(study.trials))
+        )
     if not any(h.step or h.failure for h in study.trials):
-        return Answer("Nothing has been trained yet.", (), ())
+        return Answer("Nothing has been trained yet.", (), study.notes)
     sentences = [_fails(study), _slow(study), _unsettled(study)]
     if study.best is None:
         headline = _none_learned(study)
     else:
         headline = _use(study, study.best)
         sentences[:0] = [_best(study, study.best), _band(study)]
-    return Answer(headline, tuple(s for s in sentences if s), tuple(_caveats(study)))
+    return Answer(headline, tuple(s for s in sentences if s), (*study.notes, *_caveats(study)))
 
 
 def _use(study: Study, best: float) -> str:

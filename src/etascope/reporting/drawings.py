@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from etascope.caller import left_as_it_was
 from etascope.errors import StudyError, UsageError
+from etascope.files import write_atomically
 from etascope.inspection.graph import Graph, count_of, flops_of, parameters_of, to_json
 from etascope.inspection.words import flops_text
-from etascope.journal import write_atomically
 from etascope.reporting.page import TEMPLATES, VENDOR, Part, embedded, environment, script
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any
 
 from etascope.caller import left_as_it_was
 from etascope.errors import StudyError
+from etascope.files import write_atomically
 from etascope.inspection.look import Look
-from etascope.journal import write_atomically
 from etascope.reporting import drawings, inside, views, words
 from etascope.reporting.compared import Comparison, compare, comparison_figure, headline
 from etascope.reporting.figures import Figure, response_figure, schedule_figure

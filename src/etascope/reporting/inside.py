@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from etascope.caller import left_as_it_was
-from etascope.encoding import dumps
+from etascope.encoding import loads, seal, unseal
 from etascope.errors import StudyError, UsageError
+from etascope.files import read_regular, write_atomically
 from etascope.inspection.callstack import CallStack
 from etascope.inspection.frames import Frame
 from etascope.inspection.look import Look, look, look_from_json, look_to_json
 from etascope.inspection.update import Spread, Update
-from etascope.journal import write_atomically
+from etascope.journal import StudyName
 from etascope.reporting import views
 from etascope.reporting.words import number
 from etascope.study import Study
@@ -80,18 +79,32 @@ def look_inside(study: Study) -> Path:
     found = look(problem, plan, [curve.lr for curve in pair if curve is not None])
     path = study.path / FILE
     try:
-        write_atomically(path, dumps(look_to_json(found)).encode())
+        write_atomically(path, seal({"study": study.name.name, **look_to_json(found)}))
     except OSError as error:
         raise StudyError(f"cannot write {path}: {error.strerror or error}; make room") from error
     return path
 
 
 def inside(study: Study) -> Look | None:
-    """What `look_inside` captured; None if nothing was, or the file is damaged or not ours."""
+    """What `look_inside` captured, or None; of a file that is not as it was written, only that."""
     path = study.path / FILE
-    with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
-        return look_from_json(json.loads(path.read_text(encoding="utf-8")))
-    return None
+    try:
+        return _read(path, study.name)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        return Look(None, None, (), (f"{FILE} cannot be read: {why}",))
+
+
+def _read(path: Path, name: StudyName) -> Look:
+    data = read_regular(path)
+    values = loads(data)
+    if name.sealed or "crc32" in values:
+        values = unseal(data)
+        if values.pop("study", None) != name.name:
+            raise ValueError("it belongs to another study")
+    return look_from_json(values)
 
 
 def flame(stack: CallStack) -> list[Bar]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from etascope.caller import left_as_it_was
 from etascope.errors import StudyError, UsageError
+from etascope.files import write_atomically
 from etascope.reporting import views
 from etascope.study import Study, open_study
 
@@ -85,7 +87,9 @@ def save_plots(study: Study, directory: str | os.PathLike[str]) -> list[Path]:
         for name, figure in made.items():
             if figure is not None:
                 path = folder / f"{name}.png"
-                figure.savefig(path, dpi=DOTS, facecolor="white")
+                picture = io.BytesIO()
+                figure.savefig(picture, dpi=DOTS, facecolor="white", format="png")
+                write_atomically(path, picture.getvalue())
                 written.append(path)
     except OSError as error:
         raise StudyError(

@@ -9,12 +9,14 @@ takes the first experiment summary it meets, and there is no run that is no tria
 
 from __future__ import annotations
 
+import errno
 import math
 import os
-import shutil
+import stat
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, NamedTuple
 
 from etascope.errors import StudyError, UsageError
@@ -59,8 +61,8 @@ def write_tensorboard(study: Study, directory: str | os.PathLike[str]) -> Path:
             if not history.step and history.failure is None:
                 continue
             run = target / run_name(history)
-            shutil.rmtree(run, ignore_errors=True)
-            writer = EventFileWriter(str(run))
+            _clear(run)
+            writer = EventFileWriter(str(run), filename_suffix=f".{token_hex(8)}")
             try:
                 for event in _events(study, history, began):
                     writer.add_event(event)
@@ -71,6 +73,15 @@ def write_tensorboard(study: Study, directory: str | os.PathLike[str]) -> Path:
             f"cannot write event files to {target}: {error.strerror or error}; name another folder"
         ) from error
     return target
+
+
+def _clear(run: Path) -> None:
+    """Delete the event files of a run that is replaced, and nothing else."""
+    if run.is_symlink():
+        raise OSError(errno.ELOOP, f"{run.name} is a symbolic link")
+    for path in run.glob("events.out.tfevents.*"):
+        if stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
 
 
 def run_name(history: History) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from etascope.errors import StudyError, UsageError
@@ -33,7 +34,7 @@ def write_tensorboard_graph(graph: Graph, directory: str | os.PathLike[str]) -> 
         ) from None
     target = Path(directory)
     try:
-        writer = EventFileWriter(str(target))
+        writer = EventFileWriter(str(target), filename_suffix=f".{token_hex(8)}")
         try:
             writer.add_event(Event(graph_def=graph_def(graph).SerializeToString()))
         finally:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from etascope.records import TrialId
+from etascope.schema import Natural, PositiveFloat, decode
 from etascope.search.edge import LARGEST, SMALLEST, Edge, Sign, find_edge
 
 OPTIMISTIC, PESSIMISTIC = 1.5, 0.5  # times the fall per doubling of time that was last seen
@@ -53,24 +54,29 @@ class Rules:
         higher_is_better: whether a larger metric is the better one; scores are its negative then.
     """
 
-    ladder: tuple[float, ...]
-    stops: tuple[int, ...]
-    budget: float
+    ladder: tuple[PositiveFloat, ...]
+    stops: tuple[Natural, ...]
+    budget: PositiveFloat
     chance: float
-    tolerance: float = 0.02
+    tolerance: PositiveFloat = 0.02
     reach: tuple[float, ...] = ()
-    seed: int = 0
+    seed: Natural = 0
     objective: str = "loss"
     higher_is_better: bool = True
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Rules:
-        """The rules that a journal holds; raises KeyError, TypeError or ValueError for others."""
-        given = {field.name: record[field.name] for field in fields(cls)}
-        ladder = tuple(float(lr) for lr in given.pop("ladder"))
-        stops = tuple(int(step) for step in given.pop("stops"))
-        reach = tuple(float(share) for share in given.pop("reach"))
-        return cls(ladder=ladder, stops=stops, reach=reach, **given)
+        """The rules that a journal holds; raises ValueError for others."""
+        rules = decode(cls, record)
+        if rules.objective not in ("loss", "metric"):
+            raise ValueError("the objective of a race is neither loss nor metric")
+        for name in ("ladder", "stops", "reach"):
+            values = getattr(rules, name)
+            if not values or list(values) != sorted(values):
+                raise ValueError(f"the {name} of a race is empty, or does not ascend")
+        if len(rules.reach) != len(rules.stops):
+            raise ValueError("a race has as many stops as shares of the full rate")
+        return rules
 
     @property
     def sign(self) -> int:

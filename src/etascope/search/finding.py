@@ -15,6 +15,7 @@ from etascope.diagnosis.chance import baseline_note, failed
 from etascope.diagnosis.faults import rate_independent
 from etascope.errors import UsageError
 from etascope.records import Chance, History, ProblemFacts, TrialId
+from etascope.schema import decode
 from etascope.search.answer import doubts, good_rates, response, suggestion
 from etascope.search.board import Board, Outcome, Rules
 from etascope.search.edge import Edge, decades
@@ -98,26 +99,15 @@ class Finding:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], rules: Rules) -> Finding:
-        """The finding that `to_dict` gave, also after a way through strict JSON.
+        """The finding that `to_dict` gave, after a way through strict JSON.
 
         Version 0.1 recorded scores that are lower for better, also those of a metric.
+
+        Raises:
+            ValueError: if it is none.
         """
-
-        def pair(value: Any) -> Any:
-            return None if value is None else tuple(value)
-
-        if "metric" not in given:
-            given = _natural(given, rules)
-        edge = given["edge"]
-        rates = (Standing(**{**s, "score": float(s["score"])}) for s in given["rates"])
-        known = {
-            "band": pair(given["band"]),
-            "band_low": pair(given["band_low"]),
-            "band_high": pair(given["band_high"]),
-            "edge": Edge(edge["lr"], float(edge["low"]), float(edge["high"])),
-            "rates": tuple(rates),
-        }
-        return cls(**{**given, **known})
+        found = decode(cls, {"metric": None, **given})
+        return found if "metric" in given else _natural(found, rules)
 
 
 def follow(
@@ -339,17 +329,16 @@ def replay(rules: Rules, histories: Iterable[History], chance: Chance, study: st
     return replace(found, study=study)
 
 
-def _natural(given: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
-    """A finding with its scores in the sign of what they measure."""
+def _natural(found: Finding, rules: Rules) -> Finding:
+    """A finding of version 0.1 with its scores in the sign of what they measure."""
+    if rules.objective == "loss":
+        return found
 
-    def turned(value: Any) -> Any:
-        return None if value is None else rules.sign * float(value)
+    def turned(value: float | None) -> float | None:
+        return None if value is None else rules.sign * value
 
-    rates = [
-        {**s, "score": turned(s["score"]), "expected": turned(s["expected"])}
-        for s in given["rates"]
-    ]
-    score = turned(given["loss"])
-    loss, metric = (score, None) if rules.objective == "loss" else (None, score)
-    chance = turned(given["chance"])
-    return {**given, "loss": loss, "metric": metric, "chance": chance, "rates": rates}
+    rates = tuple(
+        replace(s, score=rules.sign * s.score, expected=turned(s.expected)) for s in found.rates
+    )
+    chance = rules.sign * found.chance
+    return replace(found, loss=None, metric=turned(found.loss), chance=chance, rates=rates)
