@@ -75,7 +75,8 @@ def _finish(made: nn.Module, given: nn.Module) -> None:
     for ours, (name, theirs) in zip(made.parameters(), given.named_parameters(), strict=True):
         if ours is theirs and (made is given or theirs.requires_grad):
             raise UsageError(f"its deep copy holds the parameter {name!r} of the original")
-        ours.requires_grad_(theirs.requires_grad)
+        if ours.requires_grad != theirs.requires_grad:
+            ours.requires_grad_(theirs.requires_grad)
 
 
 def parts_of(root: nn.Module) -> Iterator[nn.Module | torch.Tensor]:
