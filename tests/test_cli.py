@@ -155,7 +155,7 @@ def test_a_problem_that_cannot_work_is_one_sentence_and_status_2(tmp_path, attri
 
 
 @pytest.mark.parametrize(
-    ("attribute", "told"), [("later", "the loss gave up"), ("spoiled", "step 15 holds a value")]
+    ("attribute", "told"), [("later", "the loss gave up"), ("spoiled", "step 15) at the untrained")]
 )
 def test_a_study_of_which_no_trial_could_be_trained_is_status_1_and_can_be_read(
     tmp_path, attribute, told
@@ -166,6 +166,15 @@ def test_a_study_of_which_no_trial_could_be_trained_is_status_1_and_can_be_read(
     assert done.returncode == 1
     failures = [h.failure for h in es.open_study(tmp_path / "out").trials]
     assert all(f is not None and told in f.message for f in failures)
+
+
+def test_batches_that_cannot_be_used_are_skipped_where_that_is_asked_for(tmp_path):
+    (tmp_path / "bad.py").write_text(BAD)
+    words = ("sweep", f"{tmp_path / 'bad.py'}:spoiled", "--lrs", "0.1,0.01", "--steps", 30)
+    done = etascope(*words, "--skip-unusable", "--out", tmp_path / "study")
+    assert done.returncode == 0, done.stderr
+    assert "2 trials skipped batches that could not be used" in " ".join(done.stdout.split())
+    assert [h.skipped for h in es.open_study(tmp_path / "study").trials] == [1, 1]
 
 
 @pytest.mark.parametrize("command", ["show", "report"])

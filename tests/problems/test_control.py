@@ -161,6 +161,32 @@ def test_an_own_step_may_be_too_large_for_the_door():
     check_parts(owned(lambda m, b: 1e18 * (m(b[0]) - b[1]).square().mean()))
 
 
+def test_an_own_step_with_a_batch_that_cannot_be_used_is_no_rates_fault(tmp_path):
+    x, y = ignoring(1).train
+
+    def make(lr):
+        model = nn.Linear(2, 3)
+        return {"model": model, "sgd": torch.optim.SGD(model.parameters(), lr=lr)}
+
+    def evaluate(state, batch):
+        return cross_entropy(state["model"](batch[0]), batch[1], ignore_index=-100)
+
+    def step(state, batch):
+        loss = evaluate(state, batch)
+        state["sgd"].zero_grad()
+        loss.backward()
+        state["sgd"].step()
+        return loss
+
+    problem = es.Problem.from_step(
+        make, step, evaluate, train=(x, y), valid=blobs_problem().valid, batch_size=4
+    )
+    study = es.sweep(problem, [1e-6, 1e-2], steps=100, out=tmp_path)
+    assert [h.failure.cause for h in study.trials] == ["data", "data"]
+    with pytest.raises(es.UsageError, match="skip_unusable is for others"):
+        es.sweep(problem, [0.1], steps=5, skip_unusable=True, out=tmp_path / "b")
+
+
 # Training -------------------------------------------------------------------------------------
 
 

@@ -70,7 +70,7 @@ def two(m, b):
         ({"train": (x, y + 1)}, r"labels go from 1 to 3 .* count from 0: subtract 1"),
         ({"train": (x, y * 2)}, r"labels go from 0 to 4 .*: give the model 5 outputs"),
         ({"train": (x, y - 1)}, r"labels go from -1 to 1 .* pass ignore_index=-1"),
-        ({"train": (x, y[:, None])}, r"shape \[20, 1\]: take their last axis off with .squeeze"),
+        ({"train": (x, y[:, None])}, r"int64 \[20, 1\]: take the last axis off with .squeeze"),
         (
             {"train": (x.repeat(1, 2), y)},
             r"shapes cannot be multiplied.*float32 \[20, 4\] and int64",

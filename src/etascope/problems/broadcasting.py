@@ -6,9 +6,10 @@ targets can be learned. It is found by watching the functions of torch that a lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import nn
@@ -87,9 +88,7 @@ class Crossings(TorchFunctionMode):
     def __init__(self, model: nn.Module, batch: Batch) -> None:
         super().__init__()
         self.found: Shapes | None = None
-        # Tensors are kept, so that no id is given out twice.
-        self._model: dict[int, torch.Tensor] = {id(t): t for t in model.parameters()}
-        self._data: dict[int, torch.Tensor] = {id(t): t for t in tensors_of(batch)}
+        self._model, self._data = _Tensors(model.parameters()), _Tensors(tensors_of(batch))
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -99,21 +98,21 @@ class Crossings(TorchFunctionMode):
         made = list(_tensors(result))
         if self.found is None and len(given) >= 2:
             self.found = self._crossing(func, given[:2], made)
-        if any(id(t) in self._model for t in given):
-            self._model.update((id(t), t) for t in made)
-        elif any(id(t) in self._data for t in given):
-            self._data.update((id(t), t) for t in made)
+        if any(t in self._model for t in given):
+            self._model.add(made)
+        elif any(t in self._data for t in given):
+            self._data.add(made)
         return result
 
     def mark(self, output: Any) -> None:
         """Note that the model has returned `output`."""
-        self._model.update((id(t), t) for t in _tensors(output))
+        self._model.add(_tensors(output))
 
     def _crossing(
         self, func: Any, pair: list[torch.Tensor], made: list[torch.Tensor]
     ) -> Shapes | None:
-        ours = [t for t in pair if id(t) in self._model]
-        theirs = [t for t in pair if id(t) in self._data and id(t) not in self._model]
+        ours = [t for t in pair if t in self._model]
+        theirs = [t for t in pair if t in self._data and t not in self._model]
         if len(ours) != 1 or len(theirs) != 1:
             return None
         shapes = tuple(ours[0].shape), tuple(theirs[0].shape)
@@ -126,6 +125,21 @@ class Crossings(TorchFunctionMode):
             return None
         grown = any(tuple(t.shape) == crossed for t in made)
         return shapes if grown or func in EXPANDING else None
+
+
+class _Tensors:
+    """A set of tensors by identity, which keeps none of them alive."""
+
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        self._known: dict[int, ref[torch.Tensor]] = {}
+        self.add(tensors)
+
+    def add(self, tensors: Iterable[torch.Tensor]) -> None:
+        self._known.update((id(t), ref(t)) for t in tensors)
+
+    def __contains__(self, tensor: torch.Tensor) -> bool:
+        known = self._known.get(id(tensor))  # of one that is gone another may have the id
+        return known is not None and known() is tensor
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -40,7 +40,8 @@ def usable_batch(problem: Problem, flaw: str, loss: float, skip_unusable: bool) 
             "norm, division or logarithm at 0, also in the branch that a where() does not take"
         )
     raise UsageError(
-        f"the loss of the untrained model is {loss!r}, on {tally}; check the data and the loss"
+        f"the loss of the untrained model is {loss!r}, on {tally}; check the data and the loss, "
+        "for a logarithm, a division or a root of what may be 0 or negative"
     )
 
 

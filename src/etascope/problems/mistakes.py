@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from etascope.errors import RAISED
 from etascope.problems.contents import Batch, tensors_of
 
 Run = Callable[[Batch], Any]
+# The names that functions of outputs and targets give to their arguments.
+OTHERS = frozenset({"y_true", "y_pred", "output", "outputs", "pred", "preds", "input", "target"})
 
 
 def remedy(part: str, function: Any, model: nn.Module, batch: Batch, run: Run) -> str:
@@ -33,7 +36,13 @@ def remedy(part: str, function: Any, model: nn.Module, batch: Batch, run: Run) -
         for answer in (_criterion(part, function, model, batch), _mended(model, batch, run)):
             if answer is not None:
                 return answer
-    return f"; the batch is {describe(batch)}"
+    called = ""
+    with suppress(*RAISED):
+        names = {*list(signature(function).parameters)[:2]}
+        called = (
+            f"; the {part} of a problem is called with (model, batch)" if names & OTHERS else ""
+        )
+    return f"{called}; the batch is {describe(batch)}"
 
 
 def describe(batch: Batch) -> str:
@@ -131,9 +140,14 @@ def _changes(model: nn.Module, batch: Batch) -> Iterator[tuple[str, Batch]]:
                 f"{words}: pass ignore_index={low} if it is to be left out",
                 _replaced(batch, {id(t): shifted}),
             )
+    for t in tensors:
+        words = f"the batch holds {_dtype(t)} {list(t.shape)}"
         if t.ndim > 1 and t.shape[-1] == 1:
-            words = f"the labels are of shape {list(t.shape)}: take their last axis off"
-            yield f"{words} with .squeeze(-1)", _replaced(batch, {id(t): t.squeeze(-1)})
+            mended = f"{words}: take the last axis off with .squeeze(-1)"
+            yield mended, _replaced(batch, {id(t): t.squeeze(-1)})
+        if t.ndim:
+            mended = f"{words} where {[*t.shape, 1]} is wanted: use .unsqueeze(-1)"
+            yield mended, _replaced(batch, {id(t): t.unsqueeze(-1)})
 
 
 def _replaced(batch: Batch, others: Mapping[int, torch.Tensor]) -> Batch:
