@@ -172,6 +172,16 @@ def test_a_plain_classifier_is_a_likelihood_and_its_baseline_is_as_before():
     assert chance.loss == pytest.approx(entropy(problem.valid[1]), rel=1e-5)
 
 
+def test_a_model_that_returns_probabilities_has_the_entropy_as_baseline_too():
+    problem = blobs_problem(
+        model=lambda: nn.Sequential(nn.Linear(2, 3), nn.Softmax(1)),
+        loss=lambda m, b: nn.functional.nll_loss(m(b[0]).clamp_min(1e-12).log(), b[1]),
+    )
+    chance = chance_of(problem)
+    assert chance.loss == pytest.approx(entropy(problem.valid[1]), rel=1e-4)
+    assert chance.likelihood == 1.0
+
+
 def weighted(m, b):
     return cross_entropy(m(b[0]), b[1], torch.tensor([5.0, 1.0, 0.2]))
 

@@ -2,12 +2,13 @@
 
 Three questions, in this order (docs/verdicts.md tells the why):
 
-1. Did the trial fail? Non-finite numbers mean `diverged`, any other failure `undecided`.
+1. Did the trial fail? Non-finite numbers mean `diverged`, any other failure `undecided`, and so
+   do non-finite numbers that rates decades apart met at the same step.
    Otherwise its last held-out evaluation is tested against chance, by accuracy and by loss, with
    Holm's correction over all trials of the study.
 2. A trial at chance is `stuck`, with three exceptions. Where the held-out examples are too few to
-   tell it is `undecided`. Where its own loss never rose far it has not arrived yet: `too slow` if
-   a larger rate learned, `undecided` if none did.
+   tell, or where it fits its training data, it is `undecided`. Where its own loss never rose far
+   it has not arrived yet: `too slow` if a larger rate learned, `undecided` if none did.
 3. Rates that learned are compared with the best one, pair by pair, at the last step that both
    reached, with intervals corrected for all pairs of rates: `best`, `good` (within the
    tolerance), `too slow` (worse, and smaller than the best), or `undecided`, with the reason.
@@ -41,9 +42,10 @@ def judge(
     """Judge every trial and every rate of a study.
 
     A trial learns if its accuracy is above the share of the most common class (exact binomial
-    test) or its held-out loss below the loss of knowing nothing (t test on the differences batch
-    by batch): p = min(1, 2 min(p_accuracy, p_loss)) where both can be tested. A rate is compared
-    with the best by the interval of their mean difference, seed by seed, of level
+    test), its held-out loss below the loss of knowing nothing (t test on the differences batch by
+    batch), or, where the loss is a log-likelihood, that of all examples higher than luck would
+    make it: p = min(1, k min(p_accuracy, p_loss, p_likelihood)) where k can be tested. A rate is
+    compared with the best by the interval of their mean difference, seed by seed, of level
     1 - alpha / (k (k - 1) / 2) for k rates that learn.
 
     Args:

@@ -19,7 +19,7 @@ from torch import nn
 
 from etascope.errors import RAISED, UsageError
 from etascope.problems.contents import Batch, tensors_of
-from etascope.problems.likelihood import best_constant, find_labelling
+from etascope.problems.likelihood import Labelling, best_constant, find_labelling
 from etascope.problems.problem import Problem, evaluating, replaced_forward
 from etascope.problems.tensors import is_finite
 from etascope.randomness import seed_everything
@@ -68,7 +68,8 @@ def find_chance(problem: Problem, model: nn.Module, batch: Batch, rung_examples:
     """
     targets = _targets(problem)
     output, constants = _tried(problem, model, batch, targets)
-    best = _best(problem, model, output, constants)
+    labelling = None if problem.owns_step else find_labelling(problem)
+    best = _best(problem, model, output, constants, labelling)
     metrics = {} if output is None else _metrics(problem, model, output, constants, rung_examples)
     hits = {n: e for n, e in metrics.items() if e.correct is not None}
     known = Chance(
@@ -77,7 +78,7 @@ def find_chance(problem: Problem, model: nn.Module, batch: Batch, rung_examples:
         majority=_majority(hits) if problem.higher_is_better else (),
         metrics=tuple((n, e.metric) for n, e in sorted(metrics.items()) if e.metric is not None),
         batch_metrics=metrics[max(metrics)].batch_metrics if metrics else (),
-        train_losses=_training_losses(problem, constant=best is not None),
+        train_losses=_training_losses(problem, labelling, constant=best is not None),
     )
     if problem.chance is not None:
         return replace(known, loss=float(problem.chance))
@@ -112,11 +113,14 @@ def _tried(
 
 
 def _best(
-    problem: Problem, model: nn.Module, output: _Output | None, constants: list[torch.Tensor]
+    problem: Problem,
+    model: nn.Module,
+    output: _Output | None,
+    constants: list[torch.Tensor],
+    labelling: Labelling | None,
 ) -> _Best | None:
     """The lowest loss of a constant output, or of a constant distribution over the labels."""
     found: list[_Best] = []
-    labelling = None if problem.owns_step else find_labelling(problem)
     weight = 0.0
     if labelling is not None:
         loss, losses, weight = best_constant(problem, labelling)
@@ -127,7 +131,9 @@ def _best(
     return min(found, key=lambda best: best.loss, default=None)
 
 
-def _training_losses(problem: Problem, *, constant: bool) -> tuple[float, ...]:
+def _training_losses(
+    problem: Problem, labelling: Labelling | None, *, constant: bool
+) -> tuple[float, ...]:
     """The losses of the first training batches under what stands for knowing nothing.
 
     That is the constant that is best for these batches, whose labels may be distributed otherwise
@@ -151,8 +157,10 @@ def _training_losses(problem: Problem, *, constant: bool) -> tuple[float, ...]:
             chance=None,
             examples=problem.count_training,
         )
+        if labelling is not None:
+            return best_constant(sample, labelling).batch_losses
         output, constants = _tried(sample, model, batches[0], _targets(sample))
-        best = _best(sample, model, output, constants)
+        best = _best(sample, model, output, constants, None)
     except RAISED:  # what is wrong with training data is not told here
         return ()
     return () if best is None else best.batch_losses

@@ -181,7 +181,7 @@ def _by_classes(
             rows, kept = _aligned(moved, labels, axis), _kept(labels, axis).flatten()
             if rows is None:
                 continue
-            logs = log_softmax(rows, 1)
+            logs = rows.log() if _probabilities(rows) else log_softmax(rows, 1)
             for ignored in (None, *(c for c in (0, 1, classes - 1) if bool((kept == c).any()))):
                 there = kept >= 0 if ignored is None else (kept >= 0) & (kept != ignored)
                 if not bool(there.any()):
@@ -221,6 +221,12 @@ def _smoothing(loss: float, right: float, spread: float) -> float | None:
     if not LEAST_SMOOTHING <= rounded <= MOST_SMOOTHING:
         return None
     return rounded if _same((1 - rounded) * right + rounded * spread, loss) else None
+
+
+def _probabilities(rows: torch.Tensor) -> bool:
+    """Whether every row adds up to 1 and holds no negative value."""
+    total = rows.sum(1)
+    return bool((rows >= 0).all()) and torch.allclose(total, torch.ones_like(total), atol=1e-4)
 
 
 def _same(value: float, loss: float) -> bool:
