@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 import etascope as es
 from etascope.engines.processes import ProcessesEngine
 from etascope.engines.serial import SerialEngine
+from etascope.engines.stackable import obstacle
 from etascope.plan import Plan
 from etascope.records import TrialId
 from etascope.rehearsal import rehearse
@@ -376,3 +377,10 @@ def test_state_that_cannot_be_carried_is_refused_by_name(kind, tmp_path):
 def test_a_range_test_is_refused_alike():
     with pytest.raises(es.UsageError, match=r"loss\.calls"):
         es.range_test(blobs_problem(**counting_loss()), steps=5, seeds=1)
+
+
+@pytest.mark.parametrize("kind", ["Counting", "Nested", "Recurrent", "Hooked"])
+def test_models_with_attributes_that_change_are_not_stacked(kind):
+    told = obstacle(blobs_problem(model=CARRIED[kind]), plan_of())
+    assert told is not None
+    assert "which is no buffer" in told

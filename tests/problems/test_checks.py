@@ -1,6 +1,7 @@
 """The door: each part that cannot work is named, before any training."""
 
 import math
+import random
 import sys
 
 import numpy as np
@@ -43,13 +44,10 @@ def restless(model, batch):
     return (model(batch[0]) - batch[1]).square().mean() * calls["n"]
 
 
-own_generator = torch.Generator().manual_seed(0)
-
-
 def secretly_random():
     layer = nn.Linear(1, 1)
     with torch.no_grad():
-        layer.weight.normal_(generator=own_generator)
+        layer.weight.fill_(random.SystemRandom().random())
     return layer
 
 
