@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from etascope.diagnosis.advice import nothing_learned
 from etascope.diagnosis.chance import baseline_note, failed
 from etascope.diagnosis.faults import rate_independent
 from etascope.errors import UsageError
@@ -21,8 +22,6 @@ from etascope.search.board import Board, Outcome, Rules
 from etascope.search.edge import Edge, decades
 from etascope.search.race import NARROW, Round, race
 from etascope.words import counted, listed, number, rate
-
-CLEARLY = 0.05  # of the score of knowing nothing: a difference that is more than rounding
 
 
 @dataclass(frozen=True)
@@ -195,20 +194,25 @@ def chance_score(facts: ProblemFacts, objective: str) -> float:
     return -value if facts.higher_is_better else value
 
 
-def conclude(board: Board, waiting: Round | None = None, caveat: str = "") -> Finding:
+def conclude(
+    board: Board, waiting: Round | None = None, *, caveat: str = "", advice: str = ""
+) -> Finding:
     """What the board says, as it stands.
 
     Args:
         board: of a race.
         waiting: what is still to be trained, where the race was cut off.
         caveat: what a reader has to know of the baseline, to be said beside the edge.
+        advice: what would help where no rate learned.
     """
-    rules, lr, edge = board.rules, suggestion(board), board.edge()
+    rules, lr = board.rules, suggestion(board)
+    # Where a fault left no rate to suggest, what was seen before it places no edge either.
+    edge = Edge(None, 0.0, math.inf) if board.fault and lr is None else board.edge()
     open_ = doubts(board)
     found = response(board)
     ends = None if lr is None else good_rates(board, lr)
     expected = None if lr is None else rules.sign * min(found.values())
-    reasons = [doubt.reason for doubt in open_] if lr is not None else [_nothing(board)]
+    reasons = [doubt.reason for doubt in open_] if lr is not None else [_nothing(board, advice)]
     needed = math.ceil(10 * (board.spent + sum(doubt.price for doubt in open_))) / 10
     if waiting is not None:
         reasons = [f"it was stopped before it was done ({waiting.why} is next)"]
@@ -251,7 +255,7 @@ def _why(board: Board, lr: float | None) -> str:
     )
 
 
-def _nothing(board: Board) -> str:
+def _nothing(board: Board, advice: str) -> str:
     """Why there is no rate to suggest."""
     rules = board.rules
     if not board.at:
@@ -266,29 +270,8 @@ def _nothing(board: Board) -> str:
     return (
         "no rate that was trained to the horizon was shown to do better than knowing nothing: the "
         f"best came to {number(rules.sign * best)}, and that gives "
-        f"{number(rules.sign * rules.chance)}; {_advice(board, best)}"
+        f"{number(rules.sign * rules.chance)}{advice and f'; {advice}'}"
     )
-
-
-def _advice(board: Board, best: float) -> str:
-    """What may help where no rate was shown to do better than knowing nothing.
-
-    Where the best one is well below it, it is the evidence that is short. Where it still falls,
-    time is. Else neither would help.
-    """
-    rules = board.rules
-    if best < rules.chance - CLEARLY * abs(rules.chance):
-        return "more held-out examples would show whether that is luck"
-    leader = board.leader(rules.last)
-    if leader is not None and board.falls(leader, rules.last)[0] > CLEARLY * abs(rules.chance):
-        return "it was still falling at the end: train longer"
-    if best <= rules.chance + CLEARLY * abs(rules.chance):
-        return (
-            "it stands where a constant answer does, at every rate: look for what keeps the "
-            "network from learning (labels that do not belong to the inputs, gradients that reach "
-            "no weight, inputs of very different scales), since no rate mends that"
-        )
-    return "it ended above that: look at the loss, the inputs and their scale"
 
 
 def _safety(lr: float | None, edge: Edge) -> str:
@@ -325,7 +308,10 @@ def _standings(board: Board, found: Mapping[float, float]) -> Iterable[Standing]
 
 def replay(rules: Rules, histories: Iterable[History], chance: Chance, study: str = "") -> Finding:
     """The finding of a study, as far as it was trained."""
-    found = conclude(*follow(rules, histories, chance), baseline_note(chance))
+    seen = list(histories)
+    board, waiting = follow(rules, seen, chance)
+    advice = nothing_learned(seen, chance) if suggestion(board) is None else ""
+    found = conclude(board, waiting, caveat=baseline_note(chance), advice=advice)
     return replace(found, study=study)
 
 
