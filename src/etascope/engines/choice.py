@@ -19,6 +19,7 @@ from etascope.environment import usable_cores
 from etascope.errors import UsageError
 from etascope.plan import ENGINES, Plan
 from etascope.problems.problem import Problem
+from etascope.randomness import spared_compiler
 from etascope.records import TrialId
 from etascope.trial import Trial
 
@@ -39,7 +40,7 @@ def rehearse(problem: Problem, plan: Plan, trial: TrialId) -> Rehearsal:
     """
     ticks: list[float] = []
     rehearsal = Trial(problem, plan, trial)
-    with suppress(Exception):
+    with suppress(Exception), spared_compiler():
         rehearsal.advance(
             plan.steps + 1,  # never reached, so nothing is evaluated
             tick=lambda *_: ticks.append(time.perf_counter()),
