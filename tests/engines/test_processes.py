@@ -1,5 +1,6 @@
 """What is special about worker processes: handing over, dying, and leaving nothing behind."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -239,10 +240,10 @@ def test_no_worker_outlives_its_parent_where_a_fork_of_that_lives_on(tmp_path):
         "(), [", "(), lrs=["
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    wait_until(lambda: children_with(parent.pid, b"Forking"), seconds=200)
-    forks = children_with(parent.pid, b"Forking")
-    workers = children_with(parent.pid, b"etascope.engines.worker")
-    assert (len(workers), len(forks)) == (2, 1)
+    find = functools.partial(children_with, parent.pid)
+    worker, fork = b"etascope.engines.worker", b"Forking"
+    wait_until(lambda: len(find(worker)) == 2 and len(find(fork)) == 1, seconds=200)
+    workers, forks = find(worker), find(fork)
     parent.kill()
     parent.wait()
     wait_until(lambda: all(gone(pid) for pid in workers), seconds=10)
