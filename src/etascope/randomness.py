@@ -94,7 +94,8 @@ def spared_compiler() -> Iterator[None]:
     """Keep optimizers from importing torch's compiler, which takes seconds and makes a folder.
 
     Their methods do so at their first call, only to be left out of compilation. Nothing is
-    compiled around an optimizer here, so they are told for a while that they are left out.
+    compiled around an optimizer here, so they are told for a while that they are left out. Steps
+    that torch decorates for `differentiable` (its SGD's is one) import it all the same.
     """
     name, told = "__dynamo_disable", []
     for method in vars(torch.optim.Optimizer).values():

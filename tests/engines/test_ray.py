@@ -336,7 +336,9 @@ def test_a_cluster_of_our_own_is_loopback_only_and_leaves_nothing_behind(tmp_pat
         parent.send_signal(how)
     _, told = parent.communicate(timeout=60)
     wait_until(lambda: all(map(gone, started)), seconds=10)
-    wait_until(lambda: list(temporary.iterdir()) == [], seconds=10)
+    # torch makes a folder of its own, for all programs, where its SGD takes a step.
+    ours = lambda: [p for p in temporary.iterdir() if not p.name.startswith("torchinductor_")]  # noqa: E731
+    wait_until(lambda: ours() == [], seconds=10)
     assert list(home.iterdir()) == []
     assert set(Path("/dev/shm").iterdir()) <= shared
     if how == signal.SIGINT:
