@@ -212,12 +212,34 @@ def undisturbed(device: torch.device) -> Iterator[None]:
         _restored_randomness(device),
         _restored_generators(),
         _restored_settings(device),
+        spared_compiler(),
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast("cpu", enabled=False),
         torch.autocast(device.type, enabled=False),
     ):
         yield
+
+
+@contextmanager
+def spared_compiler() -> Iterator[None]:
+    """Keep optimizers from importing torch's compiler, which takes seconds and makes a folder.
+
+    Their methods do so at their first call, only to be left out of compilation. Nothing is
+    compiled around an optimizer here, so they are told for a while that they are left out. Steps
+    that torch decorates for `differentiable` (its SGD's is one) import it all the same.
+    """
+    name, told = "__dynamo_disable", []
+    for method in vars(torch.optim.Optimizer).values():
+        plain = getattr(method, "__wrapped__", None)
+        if plain is not None and not hasattr(plain, name):
+            setattr(plain, name, plain)
+            told.append(plain)
+    try:
+        yield
+    finally:
+        for plain in told:
+            delattr(plain, name)
 
 
 @contextmanager

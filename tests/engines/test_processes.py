@@ -1,5 +1,6 @@
 """What is special about worker processes: handing over, dying, and leaving nothing behind."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -239,11 +240,10 @@ def test_no_worker_outlives_its_parent_where_a_fork_of_that_lives_on(tmp_path):
         "(), [", "(), lrs=["
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    wait_until(lambda: len(children(parent.pid)) == 3, seconds=200)
-    started = children(parent.pid)
-    workers = {pid for pid in started if b"etascope.engines.worker" in command_of(pid)}
-    forks = {pid for pid in started - workers if b"Forking" in command_of(pid)}
-    assert (len(workers), len(forks)) == (2, 1)
+    find = functools.partial(children_with, parent.pid)
+    worker, fork = b"etascope.engines.worker", b"Forking"
+    wait_until(lambda: len(find(worker)) == 2 and len(find(fork)) == 1, seconds=200)
+    workers, forks = find(worker), find(fork)
     parent.kill()
     parent.wait()
     wait_until(lambda: all(gone(pid) for pid in workers), seconds=10)
@@ -251,8 +251,10 @@ def test_no_worker_outlives_its_parent_where_a_fork_of_that_lives_on(tmp_path):
         os.kill(pid, signal.SIGKILL)
 
 
-def command_of(pid):
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+def children_with(parent, word):
+    """The children of a process that have a word in their command."""
+    command_of = {pid: Path(f"/proc/{pid}/cmdline") for pid in children(parent)}
+    return {pid for pid, path in command_of.items() if path.exists() and word in path.read_bytes()}
 
 
 def test_workers_give_the_study_that_serial_gives(tmp_path):

@@ -95,12 +95,12 @@ def test_a_problem_that_cannot_leave_the_process_is_refused_before_ray_starts(tm
 def test_actors_share_the_memory_of_their_node_and_have_the_allocators_settings(
     ray_connection, tmp_path
 ):
-    x = torch.linspace(-1, 1, 64)[:, None]
+    x, here = torch.linspace(-1, 1, 64)[:, None], os.getpid()
 
     def loss(model, batch):
         for line in Path("/proc/self/maps").read_text().splitlines():
             first, last = (int(end, 16) for end in line.split()[0].split("-"))
-            if first <= x.data_ptr() < last:
+            if first <= x.data_ptr() < last and os.getpid() != here:
                 settings = [str(os.environ.get(name)) for name in ENVIRONMENT]
                 (tmp_path / str(os.getpid())).write_text("\n".join([line, *settings]))
         return (model(batch[0]) - batch[1]).square().mean()
@@ -336,7 +336,9 @@ def test_a_cluster_of_our_own_is_loopback_only_and_leaves_nothing_behind(tmp_pat
         parent.send_signal(how)
     _, told = parent.communicate(timeout=60)
     wait_until(lambda: all(map(gone, started)), seconds=10)
-    wait_until(lambda: list(temporary.iterdir()) == [], seconds=10)
+    # torch makes a folder of its own, for all programs, where its SGD takes a step.
+    ours = lambda: [p for p in temporary.iterdir() if not p.name.startswith("torchinductor_")]  # noqa: E731
+    wait_until(lambda: ours() == [], seconds=10)
     assert list(home.iterdir()) == []
     assert set(Path("/dev/shm").iterdir()) <= shared
     if how == signal.SIGINT:

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol, Self
 from etascope.errors import EtascopeError, text_of
 from etascope.plan import Plan
 from etascope.problems.problem import Problem
+from etascope.randomness import spared_compiler
 from etascope.records import Burst, Failure, TrialId
 from etascope.state import Packed, TrialState, pack, unpack
 from etascope.trial import REMEDY_EXCEPTION, Stopping, Tick, Trial
@@ -135,4 +136,5 @@ def stops_of(plan: Plan, step: int, target: int) -> list[int]:
 def state_after(trial: Trial, burst: Burst) -> TrialState | None:
     """What a trial goes on from after the burst that it has just ended."""
     ended = burst.failure is not None or burst.stop >= trial.plan.steps
-    return None if ended else trial.state()
+    with spared_compiler():
+        return None if ended else trial.state()

@@ -49,7 +49,6 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     os.set_inheritable(connection.fileno(), False)
     with suppress(EOFError):
-        _spare_the_compiler()
         from etascope.engines.handover import receive_problem
         from etascope.errors import EtascopeError, text_of
 
@@ -65,20 +64,6 @@ def main() -> None:
             return
         connection.send(("ready",))
         _serve(connection, problem, plan)
-
-
-def _spare_the_compiler() -> None:
-    """Save a second and a half of every start.
-
-    Methods of torch's optimizers import its compiler at their first call, only to be left out of
-    compilation. Nothing is compiled around an optimizer here, so they are told that they are.
-    """
-    import torch
-
-    for method in vars(torch.optim.Optimizer).values():
-        plain = getattr(method, "__wrapped__", None)
-        if plain is not None:
-            plain.__dynamo_disable = plain
 
 
 def _serve(connection: Connection, problem: Problem, plan: Plan) -> None:
