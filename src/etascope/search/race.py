@@ -32,6 +32,7 @@ NEAR = 0.15  # decades: trials that speak of the same place
 LEAST = 3  # steps of the look
 CLOSEST = 0.8  # of the spacing of a ladder: rates that lie closer are left out
 EDGE_TRIALS = 16  # at most, to place the edge
+EDGE_BEYOND = 4  # of these at most above all rates that were tried: two decades
 LOWER = 2  # smaller rates at most that heats are given because their leader rests at chance
 BELOW = "the leader rests at chance, and a smaller rate may still be falling"
 
@@ -280,9 +281,11 @@ def _place_edge(board: Board) -> Play:
     Above all rates that were tried there is nothing to bisect: then the ladder goes on.
     """
     rules, stop = board.rules, board.telling
+    beyond = 0
     for number in range(EDGE_TRIALS):
         edge = board.edge()
-        if edge.decades <= NARROW:
+        beyond += edge.lr is None
+        if edge.decades <= NARROW or beyond > EDGE_BEYOND:
             return
         lr = board.neighbour(board.ladder[-1], 1) if edge.lr is None else float(f"{edge.lr:.2g}")
         if lr is None:
