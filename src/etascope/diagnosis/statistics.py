@@ -7,10 +7,21 @@ The distributions come from `scipy.special`, which is loaded and called many tim
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
+
+
+@cache
+def _special() -> Any:
+    """`scipy.special`. Importing it adds to the filters of warnings, which are the caller's."""
+    with warnings.catch_warnings():
+        import scipy.special
+    return scipy.special
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +41,7 @@ def binomial_above(correct: int, examples: int, share: float) -> float:
     >>> round(binomial_above(8, 10, 0.5), 4)
     0.0547
     """
-    from scipy.special import betainc
+    betainc = _special().betainc
 
     return float(betainc(correct, examples - correct + 1, share)) if correct > 0 else 1.0
 
@@ -43,7 +54,7 @@ def binomial_highest(correct: int, examples: int, alpha: float) -> float:
     >>> round(binomial_highest(0, 10, 0.025), 4), binomial_highest(10, 10, 0.025)
     (0.3085, 1.0)
     """
-    from scipy.special import betaincinv
+    betaincinv = _special().betaincinv
 
     if correct >= examples:
         return 1.0
@@ -61,7 +72,7 @@ def below(values: Sequence[float], reference: Sequence[float] | float) -> float:
     >>> below([1.0], 2.0)
     1.0
     """
-    from scipy.special import stdtr
+    stdtr = _special().stdtr
 
     if isinstance(reference, Sequence):
         differences = [a - b for a, b in zip(values, reference, strict=True)]
@@ -139,7 +150,7 @@ def mean_interval(
     >>> mean_interval([1.0, 1.0, 1.0], 0.05)
     Interval(mean=1.0, low=1.0, high=1.0)
     """
-    from scipy.special import stdtrit
+    stdtrit = _special().stdtrit
 
     count = len(values)
     centre = float(np.mean(values)) if mean is None else mean
