@@ -124,10 +124,11 @@ def marked(temporary: Path) -> list[int]:
 
 
 def settled(out: Path) -> str:
-    """All records of a study but what a clock says."""
+    """All records of a study but what a clock says, and where it is."""
     document = es.open_study(out).to_dict()
     document["study"].pop("seconds")
     document.pop("environment")
+    (document.get("finding") or {}).pop("study", None)
     for trial in document["trials"]:
         trial.pop("seconds")
     return json.dumps(document, sort_keys=True)
