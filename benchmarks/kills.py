@@ -12,6 +12,7 @@ memory. Prints one JSON object; exit status 1 if any differ or anything is left.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import json
 import os
@@ -123,10 +124,11 @@ def marked(temporary: Path) -> list[int]:
 
 
 def settled(out: Path) -> str:
-    """All records of a study but what a clock says."""
+    """All records of a study but what a clock says, and where it is."""
     document = es.open_study(out).to_dict()
     document["study"].pop("seconds")
     document.pop("environment")
+    (document.get("finding") or {}).pop("study", None)
     for trial in document["trials"]:
         trial.pop("seconds")
     return json.dumps(document, sort_keys=True)
@@ -147,11 +149,10 @@ def steps_once(out: Path) -> bool:
 
 def workers_of(pid: int, engine: str) -> list[int]:
     """The processes that train for a coordinator."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    try:
-        children = sorted(int(child) for task in tasks for child in task.read_text().split())
-    except OSError:
-        return []
+    children = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has just ended
+            children += sorted(map(int, task.read_text().split()))
     if engine != "ray":
         return children
     below = [pid for child in children for pid in (child, *workers_of(child, engine))]
@@ -165,9 +166,10 @@ def name_of(pid: int) -> bytes:
         return b""
 
 
-def size(out: Path) -> int:
+def trains(out: Path) -> bool:
+    """Whether a first burst is in the journal, so that there are workers that train."""
     path = out / "journal.jsonl"
-    return path.stat().st_size if path.exists() else 0
+    return path.exists() and b'"burst"' in path.read_bytes()
 
 
 def killed_run(out: Path, case: Case, chance: random.Random) -> tuple[str, list[str]]:
@@ -179,8 +181,8 @@ def killed_run(out: Path, case: Case, chance: random.Random) -> tuple[str, list[
     if early:  # while it starts
         time.sleep(chance.uniform(0, 8))
     else:
-        while size(out) == 0 and process.poll() is None:
-            time.sleep(0.001)
+        while not trains(out) and process.poll() is None:
+            time.sleep(0.01)
         time.sleep(chance.uniform(0, 1.5))
     workers = workers_of(process.pid, case.engine)
     who = chance.choice(["coordinator", "worker"]) if workers else "coordinator"

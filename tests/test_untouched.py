@@ -1,6 +1,5 @@
 """No public call changes anything of the caller's: each is made in a process of its own."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -24,8 +23,6 @@ def study(tmp_path_factory):
 
 @pytest.mark.parametrize("call", calls(Path()))
 def test_a_call_leaves_the_process_and_the_users_objects_as_they_were(call, study, tmp_path):
-    if call == "sweep-ray" and importlib.util.find_spec("ray") is None:
-        pytest.skip("Ray is not installed: pip install 'etascope[ray]'")
     (tmp_path / "study").symlink_to(study)
     run = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", str(SCRIPT), call, str(tmp_path)],

@@ -166,9 +166,6 @@ def calls(out: Path) -> dict[str, Callable[[], Any]]:
         "sweep-stacked": lambda: es.sweep(
             problem, [0.1, 0.2], engine="stacked", out=out / "c", **few
         ),
-        "sweep-ray": lambda: es.sweep(
-            problem, [0.1], engine="ray", workers=1, out=out / "d", **few
-        ),
         "find": lambda: es.find(problem, steps=32, budget=2, engine="serial", out=out / "e"),
         "range_test": lambda: es.range_test(problem, steps=5, seeds=1),
         "graph": lambda: es.graph(problem, out=out / "graph.html"),
@@ -179,7 +176,7 @@ def calls(out: Path) -> dict[str, Callable[[], Any]]:
         "look_inside": lambda: es.look_inside(
             es.sweep(problem, [0.1], engine="serial", out=out / "f", **few)
         ),
-        "open_study": lambda: [es.open_study(study).verdicts, es.open_study(study).explain(0.1)],
+        "open_study": lambda: [es.open_study(study).verdicts, es.open_study(study).to_dict()],
         "get_problem": lambda: es.get_problem("quadratic"),
         "problems": lambda: es.sweep("quadratic", [0.1], engine="serial", out=out / "g", **few),
     }

@@ -11,8 +11,11 @@ The distributions come from `scipy.special`, which is loaded and called many tim
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +72,14 @@ def deviation(values: Sequence[float]) -> float:
     return scaled(float(np.std(ordinary, ddof=1)), power)
 
 
+@cache
+def _special() -> Any:
+    """`scipy.special`. Importing it adds to the filters of warnings, which are the caller's."""
+    with warnings.catch_warnings():
+        import scipy.special
+    return scipy.special
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A mean with the two-sided confidence interval around it; infinite where nothing is known."""
@@ -86,7 +97,7 @@ def binomial_above(correct: int, examples: int, share: float) -> float:
     >>> round(binomial_above(8, 10, 0.5), 4)
     0.0547
     """
-    from scipy.special import betainc
+    betainc = _special().betainc
 
     return float(betainc(correct, examples - correct + 1, share)) if correct > 0 else 1.0
 
@@ -99,7 +110,7 @@ def binomial_highest(correct: int, examples: int, alpha: float) -> float:
     >>> round(binomial_highest(0, 10, 0.025), 4), binomial_highest(10, 10, 0.025)
     (0.3085, 1.0)
     """
-    from scipy.special import betaincinv
+    betaincinv = _special().betaincinv
 
     if correct >= examples:
         return 1.0
@@ -117,7 +128,7 @@ def below(values: Sequence[float], reference: Sequence[float] | float) -> float:
     >>> below([1.0], 2.0)
     1.0
     """
-    from scipy.special import stdtr
+    stdtr = _special().stdtr
 
     known = reference if isinstance(reference, Sequence) else [reference] * len(values)
     differences = [a - b for a, b in zip(values, known, strict=True)]
@@ -210,7 +221,7 @@ def mean_interval(
     >>> mean_interval([1.0, 1.0, 1.0], 0.05)
     Interval(mean=1.0, low=1.0, high=1.0)
     """
-    from scipy.special import stdtrit
+    stdtrit = _special().stdtrit
 
     count = len(values)
     centre = average(values) if mean is None else mean

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ def connected(address: str | None, cpus: int) -> Iterator[str]:
     with ExitStack() as held:
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         settings, where = {}, f"the Ray cluster at {address}"
-        held.enter_context(_sigterm())
+        held.enter_context(_handlers())
         try:
             if ours:
                 address = _begin_cluster(held, cpus)
@@ -111,16 +112,16 @@ def _import_ray() -> Any:
 
 
 @contextmanager
-def _sigterm() -> Iterator[None]:
-    """Ray makes SIGTERM an orderly exit, which suits its processes; as before on leaving."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
+def _handlers() -> Iterator[None]:
+    """Ray makes SIGTERM an orderly exit and has a hook for exceptions; as before on leaving."""
+    main = threading.current_thread() is threading.main_thread()
+    hook, before = sys.excepthook, signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        sys.excepthook = hook
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
