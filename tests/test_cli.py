@@ -83,7 +83,7 @@ def test_the_json_has_what_scripts_rest_on(study):
     for trial in document["trials"]:
         assert set(trial) == {
             "lr", "seed", "target", "steps", "status", "seconds", "verdict", "failure", "final",
-            "peak", "series",
+            "peak", "series", "skipped",
         }  # fmt: skip
         assert len(trial["series"]["loss"]) >= trial["steps"]
         assert trial["verdict"]["reason"]

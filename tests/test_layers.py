@@ -15,6 +15,7 @@ LAYERS = [
     "files",
     "schema",
     "records",
+    "tensors",
     "reach",
     "caller",
     "randomness",

@@ -7,8 +7,8 @@ import safetensors.torch
 import torch
 
 from etascope.errors import StudyError
-from etascope.problems.tensors import dense_parts, numbers_of
 from etascope.state import BYTES, DTYPES, PAIRS, TrialState, pack, serialize, unpack
+from etascope.tensors import dense_parts, numbers_of
 
 
 def state_of(**optimizer):

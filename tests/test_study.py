@@ -10,7 +10,7 @@ import torch
 from small import blobs_problem
 
 import etascope as es
-from etascope.encoding import seal, unseal
+from etascope.encoding import STEPS, seal, unseal
 from etascope.journal import HEADER, JOURNAL
 
 
@@ -114,7 +114,8 @@ def test_opening_a_study_imports_nothing_that_it_names(study, tmp_path):
     header = unseal((study.path / HEADER).read_bytes())
     header["reference"] = "antigravity_of_a_study:problem"
     (tmp_path / HEADER).write_bytes(seal(header))
-    (tmp_path / JOURNAL).touch()
+    for name in (JOURNAL, STEPS):
+        (tmp_path / name).touch()
     (tmp_path / "antigravity_of_a_study.py").write_text("raise SystemExit")
     assert es.open_study(tmp_path).reference == header["reference"]
     assert "antigravity_of_a_study" not in sys.modules

@@ -331,10 +331,11 @@ def _training(
     if address is not None and engine != "ray":
         raise UsageError(f"address is of a Ray cluster, and engine is {engine!r}; use engine ray")
     with recruit(engine, problem, workers, len(trials), parts.step_seconds * steps) as crew:
-        facts = gather_facts(problem, parts, plan.rung_examples)
         check_factories(problem, plan, max(trial.lr for trial in trials))
-        # The smallest rate is the least likely to fail within the few steps that are timed.
+        # The smallest rate is the least likely to fail within the few steps that are timed. What
+        # data keeps of earlier draws hides what it gives at first, so this comes early.
         cost = rehearse(problem, plan, min(trials))
+        facts = gather_facts(problem, parts, plan.rung_examples)
         with Journal(directory) as journal:
             open_or_begin(journal, problem, plan, facts, call)
             means = Means(engine, crew, cost, workers, address)

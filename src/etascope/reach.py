@@ -6,6 +6,7 @@ of all of them. Random generators of the user's own and state outside a trial ar
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import operator
@@ -22,6 +23,7 @@ from torch import nn
 MOST_OBJECTS = 50_000  # looked at in all; what holds more is data rather than code
 MOST_NAMES = 3  # that a message lists
 SMALL = 1 << 16  # numbers in a tensor or array up to which its content is looked at
+MOST_TRIES = 8  # of listing a container that changes meanwhile
 MOST_MEMBERS = 64  # of a container: what holds more holds many of one kind
 NAMED_IN = {"_parameters", "_buffers", "_modules"}  # dicts of a module that its names leave out
 HOOKS = frozenset(vars(nn.Module())) - NAMED_IN - {"training"}
@@ -38,8 +40,9 @@ def reachable(roots: Mapping[str, object]) -> Iterator[tuple[str, Any]]:
     that a function closes over, `package.module.COUNT` for a global. It is the same in every
     process that holds the same objects.
 
-    >>> calls = {"seen": 3}
-    >>> dict(reachable({"loss": lambda: calls}))["loss.calls['seen']"]
+    >>> def loss_around(calls):
+    ...     return lambda model, batch: calls
+    >>> dict(reachable({"loss": loss_around({"seen": 3})}))["loss.calls['seen']"]
     3
     """
     waiting = deque(roots.items())
@@ -246,8 +249,15 @@ def is_foreign(module: str) -> bool:
 
 
 def _first(values: Any) -> list[Any]:
-    """The first members of a container; a list, since the container may change meanwhile."""
-    return [item for item, _ in zip(values, range(MOST_MEMBERS), strict=False)]
+    """The first members of a container; a list, since the container may change meanwhile.
+
+    Making the list may set the collector off, which takes members out of weak containers: then it
+    is made again.
+    """
+    for _ in range(MOST_TRIES):
+        with contextlib.suppress(RuntimeError):
+            return list(itertools.islice(values, MOST_MEMBERS))
+    return []
 
 
 def _short(key: Any) -> str:

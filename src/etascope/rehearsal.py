@@ -29,6 +29,7 @@ from etascope.randomness import random_states, undisturbed
 from etascope.reach import names_of, prints_of, reachable
 from etascope.records import Evaluation, TrialId
 from etascope.state import TrialState, pack, unpack
+from etascope.tensors import bytes_of
 from etascope.trial import Trial
 
 STEPS = 4  # of each run; a pause is in the middle
@@ -226,7 +227,7 @@ def _shown(value: Any) -> Any:
 def _bytes(value: object) -> int:
     """The memory of all tensors in a structure."""
     if isinstance(value, torch.Tensor):
-        return value.nbytes
+        return bytes_of(value)
     if isinstance(value, Mapping):
         return sum(map(_bytes, value.values()))
     return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0

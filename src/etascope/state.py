@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from etascope.errors import StudyError
-from etascope.problems.tensors import COMPRESSED, dense_parts
+from etascope.tensors import COMPRESSED, dense_parts
 
 Packed = bytes | memoryview  # a state as the bytes of a safetensors file
 

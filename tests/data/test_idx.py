@@ -202,7 +202,8 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
     def refused(path: Path, what: str) -> None:
         with pytest.raises(DataError) as caught:
             read_idx(path)
-        assert str(caught.value).startswith(f"{path}, byte 0: ")
+        shown = str(path).replace("\0", "\\x00")
+        assert str(caught.value).startswith(f"{shown}, byte 0: ")
         assert what in str(caught.value)
 
     refused(tmp_path / "none", "No such file")

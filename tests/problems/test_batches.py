@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import etascope as es
 from etascope.engines.handover import pickle_problem, unpickle_problem
+from etascope.engines.witness import witness_of
 from etascope.plan import Plan
 from etascope.problems.checks import inspect
 
@@ -163,7 +164,7 @@ def test_cutting_changes_no_number_and_is_decided_without_drawing():
 def test_what_was_decided_goes_with_the_problem_into_a_worker():
     problem = line_problem(batch_size=16)
     problem.cuts["valid"] = False
-    again, _ = unpickle_problem(pickle_problem(problem, Plan(steps=3)))
+    again, _ = unpickle_problem(pickle_problem(problem, Plan(steps=3)), witness_of(problem))
     assert again.cuts == {"valid": False}
     assert sizes(again) == [16, 16]
 

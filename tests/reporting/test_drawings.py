@@ -12,10 +12,11 @@ import etascope as es
 from etascope.errors import StudyError, UsageError
 from etascope.inspection.capture import capture_problem
 from etascope.inspection.dot import to_dot
-from etascope.inspection.graph import Edge, Graph, Group, Node, Tensor, from_json, parent
+from etascope.inspection.graph import Edge, Graph, Group, Node, Tensor, parent
 from etascope.reporting import drawings
 from etascope.reporting.drawings import as_text, render_graph, write_graph
 from etascope.reporting.tensorboard_graph import graph_def, write_tensorboard_graph
+from etascope.schema import decode
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_the_page_holds_the_graph_and_reads_without_scripts(mnist: Graph) -> Non
     html = render_graph(mnist)
     held = re.search(r'id="graph-data">(.*?)</script>', html, re.DOTALL)
     assert held is not None
-    assert from_json(json.loads(held[1])) == mnist
+    assert decode(Graph, json.loads(held[1])) == mnist
     assert "conv2d  [50, 32, 28, 28]  832 parameters, 62.7 MFLOP" in as_text(mnist)
     assert "832 parameters, 62.7 MFLOP" in Page(html).words
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from etascope.attributes.album import (
     BASES,
@@ -30,7 +31,8 @@ from etascope.attributes.album import (
     is_plain_class,
 )
 from etascope.randomness import generator_state, is_generator
-from etascope.reach import HOOKS, attributes_of, is_foreign
+from etascope.reach import HOOKS, attributes_of, is_foreign, is_ours
+from etascope.tensors import dense_parts
 
 MOST_PARTS = 20_000  # of one attribute; what holds more holds data, and is known by identity
 LONG = 100  # numbers in a list above which they are kept as one tensor
@@ -104,6 +106,8 @@ class Painter:
         """What is in an object: its kind, its class and its parts; None where nothing is seen."""
         if id(value) in self._album.outside:
             return None
+        if is_ours(type(value).__module__) and not isinstance(value, (nn.Module, Optimizer)):
+            return None  # what makes and copies models here is no part of a trial
         for kinds, content in _CONTENTS:
             if isinstance(value, kinds):
                 return content(self, value)
@@ -157,7 +161,7 @@ class Painter:
         own = [] if type(value) in TYPES.values() else self._attributes(value)
         if isinstance(value, dict):
             made_by = self.paint(value.default_factory) if isinstance(value, defaultdict) else None
-            pairs = [[self.paint(k), self.paint(v)] for k, v in dict.items(value)]
+            pairs = [[self.paint(k), self.paint(v)] for k, v in list(dict.items(value))]
             return ["dict", kind, made_by, pairs, own]
         if isinstance(value, (set, frozenset)):
             return ["set", kind, None, sorted(map(self.paint, value), key=repr), own]
@@ -187,8 +191,10 @@ _CONTENTS: tuple[tuple[Any, Callable[[Painter, Any], list[Any] | None]], ...] = 
 
 def digest(tensor: torch.Tensor) -> str:
     """A tensor's kind and content in a few characters."""
-    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    found = hashlib.blake2b(plain.reshape(-1).view(torch.uint8).numpy().data, digest_size=16)
+    found = hashlib.blake2b(digest_size=16)
+    for part in dense_parts(tensor):
+        plain = part.cpu().resolve_conj().resolve_neg().contiguous()
+        found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return f"{tensor.dtype}{tuple(tensor.shape)}{found.hexdigest()}"
 
 

@@ -15,6 +15,7 @@ from etascope.attributes.kept import GONE, Roots, assign, known_in, sketch, valu
 from etascope.attributes.painter import Painter
 from etascope.attributes.reader import Reader
 from etascope.errors import UsageError
+from etascope.tensors import bytes_of, numbers_of
 
 LARGE = 1 << 16  # bytes of a tensor above which an evaluation copies it only as long as it must
 
@@ -80,7 +81,8 @@ def _has_content(value: Any) -> bool:
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor | tuple[int, int]:
     """A copy of a tensor, or of a large one that was left alone before its version."""
-    if tensor.nbytes <= LARGE or _CHANGES.get(tensor, True):
+    small = tensor.layout is not torch.strided or tensor.nbytes <= LARGE
+    if small or _CHANGES.get(tensor, True):
         return tensor.detach().clone()
     return tensor._version, tensor.data_ptr()
 
@@ -92,7 +94,7 @@ def _seen(tensor: torch.Tensor) -> torch.Tensor:
 def _put_back(tensor: torch.Tensor, copy: Any) -> bool:
     """Make a tensor what it was; False if nobody knows what that is."""
     unchanged = _is_same(tensor, copy)
-    if tensor.nbytes > LARGE:
+    if bytes_of(tensor) > LARGE:
         _CHANGES[tensor] = not unchanged
     if not unchanged and isinstance(copy, torch.Tensor):
         tensor.data.copy_(copy)
@@ -102,6 +104,8 @@ def _put_back(tensor: torch.Tensor, copy: Any) -> bool:
 def _is_same(tensor: torch.Tensor, copy: Any) -> bool:
     if not isinstance(copy, torch.Tensor):
         return bool(copy == (tensor._version, tensor.data_ptr()))
+    if tensor.layout is not torch.strided:
+        return tensor.layout is copy.layout and numbers_of(tensor) == numbers_of(copy)
     try:
         return tensor.dtype == copy.dtype and torch.equal(tensor, copy)
     except (RuntimeError, TypeError, NotImplementedError):  # not every kind can be compared
@@ -112,7 +116,7 @@ def _same(before: Portrait, after: Portrait) -> bool:
     """Whether two portraits show the same; the second one holds the tensors themselves."""
     if isinstance(after, torch.Tensor):
         unchanged = _is_same(after, before)
-        if after.nbytes > LARGE:
+        if bytes_of(after) > LARGE:
             _CHANGES[after] = not unchanged
         return unchanged
     if type(before) is not list or type(after) is not list:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from etascope.diagnosis.statistics import average
 from etascope.records import Chance, History
 
 RISE = 4.0  # times the loss at the start
@@ -43,7 +44,7 @@ def training_fit(history: History, chance: Chance, step: int | None = None) -> F
     known = np.array(chance.train_losses)
     if len(losses) < LEAST_LOSSES or len(known) < 2 or not np.isfinite(known).all():
         return None
-    loss, baseline = float(losses.mean()), float(known.mean())
+    loss, baseline = average(losses.tolist()), average(known.tolist())
     near = loss > (1 - FIT_SHARE) * baseline if baseline > 0 and loss >= 0 else loss >= baseline
     if near or welch_below(losses, known) >= FIT_LEVEL:
         return None
@@ -56,7 +57,7 @@ def still_falls(history: History, chance: Chance) -> bool:
     before, after = both[: len(both) // 2], both[len(both) // 2 :]
     if len(before) < LEAST_LOSSES:
         return False
-    fall = float(before.mean()) - float(after.mean())
+    fall = average(before.tolist()) - average(after.tolist())
     return fall > FALL_SHARE * abs(chance.loss) and welch_below(after, before) < FALL_LEVEL
 
 
@@ -67,7 +68,8 @@ def usual_change(history: History, step: int | None = None) -> float | None:
     """
     losses = history.loss[: history.step if step is None else step]
     losses = losses[np.isfinite(losses)]
-    return float(np.median(np.abs(np.diff(losses)))) if len(losses) > 1 else None
+    with np.errstate(over="ignore"):  # a change beyond all numbers is an infinite one
+        return float(np.median(np.abs(np.diff(losses)))) if len(losses) > 1 else None
 
 
 def welch_below(values: np.ndarray, reference: np.ndarray) -> float:
@@ -80,12 +82,12 @@ def welch_below(values: np.ndarray, reference: np.ndarray) -> float:
 
     if len(values) < 2 or len(reference) < 2:
         return 1.0
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows tells nothing
         parts = (
             float(values.var(ddof=1)) / len(values),
             float(reference.var(ddof=1)) / len(reference),
         )
-        gap = float(values.mean()) - float(reference.mean())
+        gap = average(values.tolist()) - average(reference.tolist())
     total = sum(parts)
     if not (math.isfinite(total) and math.isfinite(gap)):
         return 1.0

@@ -20,6 +20,7 @@ from multiprocessing.reduction import recv_handle, send_handle
 from typing import NamedTuple
 
 import numpy as np
+from torch import nn
 
 from etascope.engines.culprit import refusal
 from etascope.engines.importing import can_be_imported, is_installed
@@ -140,6 +141,9 @@ def pickle_problem(problem: Problem, plan: Plan, *, elsewhere: bool = False) -> 
     bare = copy.copy(problem)  # its sources hold the data
     for name in ("train", "valid", "test"):
         object.__setattr__(bare, name, None)
+    if isinstance(problem.model, nn.Module):
+        # Each trial trains a copy, and a copy holds no graph of what the user has done with it.
+        object.__setattr__(bare, "model", problem.copy_of_the_module())
 
     def pickled(value: object) -> list[memoryview]:
         file = io.BytesIO()

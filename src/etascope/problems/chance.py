@@ -21,9 +21,9 @@ from etascope.errors import RAISED, UsageError
 from etascope.problems.contents import Batch, tensors_of
 from etascope.problems.likelihood import Labelling, best_constant, find_labelling
 from etascope.problems.problem import Problem, evaluating, replaced_forward
-from etascope.problems.tensors import is_finite
 from etascope.randomness import seed_everything
 from etascope.records import Chance, Evaluation
+from etascope.tensors import is_finite
 
 SMOOTH = 1e-12  # the share given to a class that never occurs, so that its log is finite
 FITTED = 2000  # held-out examples that the constant is fitted to

@@ -29,10 +29,10 @@ from etascope.problems.gradients import check_gradient, usable_batch
 from etascope.problems.mistakes import describe as describe_batch
 from etascope.problems.mistakes import remedy, where
 from etascope.problems.problem import Problem, evaluating
-from etascope.problems.tensors import numbers_of
 from etascope.randomness import seed_everything, undisturbed
 from etascope.reach import names_of, prints_of
 from etascope.records import Chance, ProblemFacts
+from etascope.tensors import numbers_of
 
 
 class Parts(NamedTuple):

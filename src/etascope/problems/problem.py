@@ -229,7 +229,7 @@ class Problem:
         model: object
         if self.maker is None:
             seeded()
-            model = self._copy_of_the_module()
+            model = self.copy_of_the_module()
         elif self.owns_step:
             model = Owned(partial(self.maker.make, seeded), self.torch_device)
         else:
@@ -245,7 +245,8 @@ class Problem:
         # A part in evaluation mode was frozen on purpose; a whole model in it was saved like that.
         return model if any(m.training for m in model.modules()) else model.train()
 
-    def _copy_of_the_module(self) -> nn.Module:
+    def copy_of_the_module(self) -> nn.Module:
+        """A copy of the module that was given as the model; raises UsageError if there is none."""
         assert isinstance(self.model, nn.Module)
         try:
             return copied(self.model, {"": self.model})

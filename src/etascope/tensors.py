@@ -27,6 +27,15 @@ def dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     return [tensor]
 
 
+def bytes_of(tensor: torch.Tensor) -> int:
+    """The memory that a tensor of any layout takes.
+
+    >>> bytes_of(torch.zeros(3)), bytes_of(torch.tensor([0.0, 2.0]).to_sparse())
+    (12, 12)
+    """
+    return sum(part.nbytes for part in dense_parts(tensor))
+
+
 def is_finite(tensor: torch.Tensor) -> bool:
     """Whether a tensor of any layout and kind holds no infinity and no NaN.
 
