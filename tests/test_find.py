@@ -295,7 +295,7 @@ def test_every_bit_of_the_users_objects_is_as_before(tmp_path, raises):
 
     def loss(trained, batch):
         nonlocal calls
-        calls += torch.is_grad_enabled()
+        calls += torch.is_grad_enabled() and (tmp_path / "study.json").exists()  # past the door
         if raises and calls > 20:
             raise ZeroDivisionError("in the middle")
         return nn.functional.cross_entropy(trained(batch[0]), batch[1])

@@ -268,8 +268,9 @@ def test_nothing_of_the_users_is_changed(tmp_path, fails):
     calls = []
 
     def loss(m, batch):
-        calls.extend([None] * m.training)
-        if fails and len(calls) > 12:
+        begun = (tmp_path / "s" / "study.json").exists()  # past the door
+        calls.extend([None] * (m.training and begun))
+        if fails and len(calls) > 6:
             raise ValueError("no")
         return nn.functional.cross_entropy(m(batch[0]), batch[1])
 
