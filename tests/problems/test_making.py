@@ -1,5 +1,6 @@
 """Every trial has a model of its own, and the user's objects stay as they are."""
 
+import gc
 import itertools
 import pickle
 
@@ -192,3 +193,22 @@ def test_a_state_with_a_schedule_that_is_handed_out_again_is_refused(tmp_path):
 
     with pytest.raises(es.UsageError, match=r"make_state hands out .* again .* build it anew"):
         es.sweep(owned(make_state), [0.1], steps=10, out=tmp_path)
+
+
+def test_the_collector_of_cycles_may_run_at_any_moment(tmp_path):
+    """What makes models keeps weak references, which go while it is looked at."""
+
+    def make_state(lr):
+        model = nn.Linear(1, 1)
+        return {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=lr)}
+
+    before = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        studies = [
+            es.sweep(owned(make_state), [0.1, 0.01], steps=10, out=tmp_path / str(k))
+            for k in range(3)
+        ]
+    finally:
+        gc.set_threshold(*before)
+    assert [h.failure for study in studies for h in study.trials] == [None] * 6
