@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from etascope.errors import RAISED, UsageError
@@ -23,6 +22,7 @@ from etascope.problems.problem import Problem
 from etascope.problems.stream import BatchStream, Place
 from etascope.randomness import seed_everything
 from etascope.records import Failure
+from etascope.tensors import dense_parts, is_finite
 
 LOOKED_AT = 200  # batches of an epoch, at most, among which the unusable ones are counted
 UNMOVED = 1e-12  # the rate of an own step that is taken for its gradient alone
@@ -191,26 +191,27 @@ def flaw_of(model: nn.Module, loss: float) -> str | None:
     if not math.isfinite(loss):
         return f"the loss is {loss}"
     if isinstance(model, Owned):  # its gradients are its own business, its weights are not
-        names = [name for name, p in model.parts.named_parameters() if not _finite(p)]
+        names = [name for name, p in model.parts.named_parameters() if not is_finite(p)]
         return f"the first step makes {_listed(names)} non-finite" if names else None
-    names = [n for n, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
+    names = [n for n, p in model.named_parameters() if p.grad is not None and not is_finite(p.grad)]
     return f"the gradient is not finite in {_listed(names)}" if names else None
 
 
 def finite_gradient(model: nn.Module) -> bool:
     """Whether every gradient that the parameters of the model have is finite."""
-    return all(_finite(p.grad) for p in model.parameters() if p.grad is not None)
+    return all(is_finite(p.grad) for p in model.parameters() if p.grad is not None)
 
 
 def zero_gradient(model: nn.Module) -> bool:
     """Whether every gradient that the parameters of the model have is 0."""
-    return not any(bool(_values(p.grad).any()) for p in model.parameters() if p.grad is not None)
+    return not any(
+        bool(dense_parts(p.grad)[-1].any()) for p in model.parameters() if p.grad is not None
+    )
 
 
 def holds_non_finite(batches: Iterable[Batch]) -> bool:
     """Whether a tensor of a batch holds a value that is not finite."""
-    tensors = (t for batch in batches for t in tensors_of(batch) if t.is_floating_point())
-    return not all(map(_finite, tensors))
+    return not all(is_finite(t) for batch in batches for t in tensors_of(batch))
 
 
 def held_out_flaws(
@@ -261,18 +262,6 @@ class _Reduced:
         for number, batch in enumerate(self._source.in_order(cut=cut)):
             if number not in self._left_out:
                 yield batch
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    return bool(torch.isfinite(_values(tensor)).all())
-
-
-def _values(tensor: torch.Tensor) -> torch.Tensor:
-    """The numbers that a tensor holds, of a sparse one those that are stored."""
-    values = tensor.detach()
-    if values.layout is torch.strided:
-        return values
-    return values.coalesce().values() if values.is_sparse else values.to_dense()
 
 
 def _listed(names: list[str], most: int = 3) -> str:
